@@ -1,0 +1,24 @@
+// What a backend defines: each operation of operations.def, in its own namespace. Only the
+// dispatcher and the backends' files include this.
+#pragma once
+
+#include "kernels/operations.h"
+
+#define GSA_OPERATION(function, Arguments, phase) \
+  void function(Stream& stream, const Arguments& args);
+#define GSA_OPERATION_WITH_WORKSPACE(function, Arguments, phase)              \
+  void function(Stream& stream, const Arguments& args, std::byte* workspace); \
+  size_t function##_workspace(const Arguments& args);
+
+namespace gsa::kernels::cpu {
+#include "kernels/operations.def"
+size_t gsa_chunked_saved_bytes(const GsaForward& args);
+}  // namespace gsa::kernels::cpu
+
+namespace gsa::kernels::cuda {
+#include "kernels/operations.def"
+size_t gsa_chunked_saved_bytes(const GsaForward& args);
+}  // namespace gsa::kernels::cuda
+
+#undef GSA_OPERATION
+#undef GSA_OPERATION_WITH_WORKSPACE

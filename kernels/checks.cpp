@@ -1,0 +1,288 @@
+// The checks of operations' arguments that all backends share.
+#include "kernels/operations.h"
+
+namespace gsa::kernels {
+namespace {
+
+void require(bool condition, const std::string& what) {
+  if (!condition) {
+    throw std::invalid_argument(what);
+  }
+}
+
+// float32 for everything but float64 tensors: the dtype of statistics, states and gradients.
+DType accumulator(DType dtype) {
+  return dtype == DType::float64 ? dtype : DType::float32;
+}
+
+void require_like(const ConstTensor& tensor, const ConstTensor& model, const char* what) {
+  require_shape(tensor, model.shape(), what);
+  require(
+      tensor.dtype() == model.dtype(),
+      std::string(what) + " must be " + name_of(model.dtype()) + ", is " + name_of(tensor.dtype()));
+}
+
+void require_dtype(const ConstTensor& tensor, DType dtype, const char* what) {
+  require(tensor.dtype() == dtype,
+          std::string(what) + " must be " + name_of(dtype) + ", is " + name_of(tensor.dtype()));
+}
+
+void require_present(const ConstTensor& tensor, int rank, const char* what) {
+  require(bool(tensor) && tensor.rank() == rank,
+          std::string(what) + " must be a tensor of rank " + std::to_string(rank));
+}
+
+void require_contiguous(const ConstTensor& tensor, const char* what) {
+  require(tensor.is_contiguous(), std::string(what) + " must be contiguous");
+}
+
+void require_optional(const ConstTensor& tensor, DType dtype, const Shape& shape,
+                      const char* what) {
+  if (tensor) {
+    require_shape(tensor, shape, what);
+    require_dtype(tensor, dtype, what);
+    require_contiguous(tensor, what);
+  }
+}
+
+void require_statistics(const ConstTensor& tensor, const ConstTensor& input, const char* what) {
+  require_shape(tensor, {input.dim(0)}, what);
+  require_dtype(tensor, accumulator(input.dtype()), what);
+}
+
+}  // namespace
+
+void EmbeddingForward::check() const {
+  require_present(tokens, 1, "tokens");
+  require_present(table, 2, "table");
+  require_dtype(tokens, DType::int32, "tokens");
+  require_shape(output, {tokens.dim(0), table.dim(1)}, "output");
+  require_dtype(output, table.dtype(), "output");
+}
+
+void EmbeddingBackward::check() const {
+  require_present(tokens, 1, "tokens");
+  require_present(grad_table, 2, "grad_table");
+  require_dtype(tokens, DType::int32, "tokens");
+  require_shape(grad_output, {tokens.dim(0), grad_table.dim(1)}, "grad_output");
+  require_dtype(grad_table, accumulator(grad_output.dtype()), "grad_table");
+}
+
+void RmsNormForward::check() const {
+  require_present(input, 2, "input");
+  require_like(output, input, "output");
+  require_optional(weight, input.dtype(), {input.dim(1)}, "weight");
+  require_statistics(inverse_rms, input, "inverse_rms");
+  if (residual) {
+    require_like(residual, input, "residual");
+    require_like(sum, input, "sum");
+  }
+}
+
+void RmsNormBackward::check() const {
+  require_present(input, 2, "input");
+  require_like(grad_output, input, "grad_output");
+  require_like(grad_input, input, "grad_input");
+  require_statistics(inverse_rms, input, "inverse_rms");
+  require_optional(weight, input.dtype(), {input.dim(1)}, "weight");
+  require_optional(grad_weight, accumulator(input.dtype()), {input.dim(1)}, "grad_weight");
+  require(bool(weight) == bool(grad_weight), "a norm's weight and its gradient go together");
+  if (grad_residual) {
+    require_like(grad_residual, input, "grad_residual");
+  }
+}
+
+void SwishRmsNormForward::check() const {
+  require_present(input, 2, "input");
+  require_like(output, input, "output");
+  require_optional(weight, input.dtype(), {input.dim(1)}, "weight");
+  require_statistics(inverse_rms, input, "inverse_rms");
+}
+
+void SwishRmsNormBackward::check() const {
+  require_present(input, 2, "input");
+  require_like(grad_output, input, "grad_output");
+  require_like(grad_input, input, "grad_input");
+  require_statistics(inverse_rms, input, "inverse_rms");
+  require_optional(weight, input.dtype(), {input.dim(1)}, "weight");
+  require_optional(grad_weight, accumulator(input.dtype()), {input.dim(1)}, "grad_weight");
+  require(bool(weight) == bool(grad_weight), "a norm's weight and its gradient go together");
+}
+
+void Matmul::check() const {
+  require_present(a, 2, "a");
+  require_present(b, 2, "b");
+  require_present(c, 2, "c");
+  const bool a_turned = transpose_a == Transpose::yes;
+  const bool b_turned = transpose_b == Transpose::yes;
+  require_shape(a, a_turned ? Shape{k(), m()} : Shape{m(), k()}, "a");
+  require_shape(b, b_turned ? Shape{n(), k()} : Shape{k(), n()}, "b");
+  require_dtype(b, a.dtype(), "b");
+  require(c.dtype() == a.dtype() || c.dtype() == accumulator(a.dtype()),
+          "c must be of the operands' dtype or float32");
+}
+
+void SwishForward::check() const {
+  require_present(input, 2, "input");
+  require_like(output, input, "output");
+}
+
+void SwishBackward::check() const {
+  require_present(input, 2, "input");
+  require_like(grad_output, input, "grad_output");
+  require_like(grad_input, input, "grad_input");
+}
+
+void LogGateForward::check() const {
+  require_present(input, 2, "input");
+  require_shape(log_alpha, input.shape(), "log_alpha");
+  require_dtype(log_alpha, accumulator(input.dtype()), "log_alpha");
+  require(normalizer > 0, "the gate's normalizer must be positive");
+}
+
+void LogGateBackward::check() const {
+  require_present(input, 2, "input");
+  require_shape(grad_log_alpha, input.shape(), "grad_log_alpha");
+  require_dtype(grad_log_alpha, accumulator(input.dtype()), "grad_log_alpha");
+  require_like(grad_input, input, "grad_input");
+  require(normalizer > 0, "the gate's normalizer must be positive");
+}
+
+void SwigluForward::check() const {
+  require_present(gate_up, 2, "gate_up");
+  require(gate_up.dim(1) % 2 == 0, "gate_up must have an even number of columns");
+  require_shape(output, {gate_up.dim(0), gate_up.dim(1) / 2}, "output");
+  require_dtype(output, gate_up.dtype(), "output");
+}
+
+void SwigluBackward::check() const {
+  require_present(gate_up, 2, "gate_up");
+  require(gate_up.dim(1) % 2 == 0, "gate_up must have an even number of columns");
+  require_shape(grad_output, {gate_up.dim(0), gate_up.dim(1) / 2}, "grad_output");
+  require_dtype(grad_output, gate_up.dtype(), "grad_output");
+  require_like(grad_gate_up, gate_up, "grad_gate_up");
+  if (output) {
+    require_like(output, grad_output, "output");
+  }
+}
+
+void CrossEntropy::check() const {
+  require_present(logits, 2, "logits");
+  require_shape(labels, {logits.dim(0)}, "labels");
+  require_dtype(labels, DType::int32, "labels");
+  require_statistics(losses, logits, "losses");
+}
+
+void SumLosses::check() const {
+  require_present(losses, 1, "losses");
+  require_shape(labels, losses.shape(), "labels");
+  require_dtype(labels, DType::int32, "labels");
+  require_optional(totals, DType::float64, {2}, "totals");
+}
+
+void SquaredNorm::check() const {
+  require_present(input, 1, "input");
+  require_contiguous(input, "input");
+  require_shape(sum, {1}, "sum");
+  require_dtype(sum, DType::float64, "sum");
+}
+
+void ClipScale::check() const {
+  require_shape(squared_norm, {1}, "squared_norm");
+  require_shape(totals, {2}, "totals");
+  require_shape(norm, {1}, "norm");
+  require_shape(scale, {1}, "scale");
+  require(nominal_tokens > 0, "nominal_tokens must be positive");
+}
+
+void AdamW::check() const {
+  require_present(gradient, 1, "gradient");
+  require_like(master, gradient, "master");
+  require_like(first_moment, gradient, "first_moment");
+  require_like(second_moment, gradient, "second_moment");
+  require_shape(weights, gradient.shape(), "weights");
+  require_shape(scale, {1}, "scale");
+  require(step >= 1, "AdamW counts its steps from 1");
+}
+
+void Convert::check() const {
+  require(input.count() == output.count(), "convert needs tensors of one size");
+  require_contiguous(input, "input");
+  require_contiguous(output, "output");
+}
+
+int64_t Sequences::chunks() const {
+  int64_t chunks = 0;
+  for (size_t i = 0; i + 1 < host.size(); ++i) {
+    chunks += (host[i + 1] - host[i] + gsa_chunk - 1) / gsa_chunk;
+  }
+  return chunks;
+}
+
+double GsaForward::flops() const {
+  // Two passes, each a state update and a read-out of 2 * dim * M multiply-adds a token and head.
+  const double tokens = double(q.dim(0)) * double(query_heads()) * double(slots());
+  return 4.0 * tokens * double(key_dim() + value_dim());
+}
+
+void GsaForward::check_inputs() const {
+  require_present(q, 3, "q");
+  require_present(k, 3, "k");
+  require_present(v, 3, "v");
+  require_present(log_alpha, 3, "log_alpha");
+  const int64_t tokens = q.dim(0);
+  require(heads() > 0 && query_heads() % heads() == 0,
+          "the query heads must be a multiple of the key/value heads");
+  require_shape(k, {tokens, heads(), key_dim()}, "k");
+  require(q.dim(2) == key_dim(), "q and k must have the same head dimension");
+  require_shape(v, {tokens, heads(), value_dim()}, "v");
+  require_shape(log_alpha, {tokens, heads(), slots()}, "log_alpha");
+  require_dtype(k, q.dtype(), "k");
+  require_dtype(v, q.dtype(), "v");
+  const DType state = accumulator(q.dtype());
+  require_dtype(log_alpha, state, "log_alpha");
+  require(!sequences.host.empty() && sequences.tokens() == tokens,
+          "sequence_offsets must end at the number of tokens");
+  require_shape(sequences.offsets, {sequences.count() + 1}, "sequence_offsets");
+  const Shape key_state{sequences.count(), query_heads(), key_dim(), slots()};
+  const Shape value_state{sequences.count(), query_heads(), slots(), value_dim()};
+  require_optional(initial_key_state, state, key_state, "initial_key_state");
+  require_optional(initial_value_state, state, value_state, "initial_value_state");
+}
+
+void GsaForward::check() const {
+  check_inputs();
+  require_shape(output, {q.dim(0), query_heads(), value_dim()}, "output");
+  require_dtype(output, q.dtype(), "output");
+  const DType state = accumulator(q.dtype());
+  const Shape key_state{sequences.count(), query_heads(), key_dim(), slots()};
+  const Shape value_state{sequences.count(), query_heads(), slots(), value_dim()};
+  require_optional(final_key_state, state, key_state, "final_key_state");
+  require_optional(final_value_state, state, value_state, "final_value_state");
+}
+
+double GsaBackward::flops() const {
+  return 2.5 * forward.flops();
+}
+
+void GsaBackward::check() const {
+  forward.check_inputs();
+  require_shape(grad_output, {forward.q.dim(0), forward.query_heads(), forward.value_dim()},
+                "grad_output");
+  require_dtype(grad_output, forward.q.dtype(), "grad_output");
+  require_like(grad_q, forward.q, "grad_q");
+  require_like(grad_k, forward.k, "grad_k");
+  require_like(grad_v, forward.v, "grad_v");
+  require_like(grad_log_alpha, forward.log_alpha, "grad_log_alpha");
+  const DType state = accumulator(forward.q.dtype());
+  const Shape key_state{forward.sequences.count(), forward.query_heads(), forward.key_dim(),
+                        forward.slots()};
+  const Shape value_state{forward.sequences.count(), forward.query_heads(), forward.slots(),
+                          forward.value_dim()};
+  require_optional(grad_final_key_state, state, key_state, "grad_final_key_state");
+  require_optional(grad_final_value_state, state, value_state, "grad_final_value_state");
+  require_optional(grad_initial_key_state, state, key_state, "grad_initial_key_state");
+  require_optional(grad_initial_value_state, state, value_state, "grad_initial_value_state");
+}
+
+}  // namespace gsa::kernels

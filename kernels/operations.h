@@ -1,0 +1,11 @@
+// All operations.
+#pragma once
+
+#include "kernels/activation.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/embedding.h"
+#include "kernels/glu.h"
+#include "kernels/gsa.h"
+#include "kernels/matmul.h"
+#include "kernels/optimizer.h"
+#include "kernels/rms_norm.h"

@@ -1,0 +1,78 @@
+// The arithmetic of an optimizer step on flat buffers: global norm, clipping, AdamW.
+//
+// Scalars that decide the update stay on the device (`ClipScale`), so that a step needs no round
+// trip to the host.
+#pragma once
+
+#include <array>
+
+#include "kernels/device.h"
+
+namespace gsa::kernels {
+
+// sum[0] += sum of squares of the input, in float64 and in a fixed order.
+struct SquaredNorm {
+  ConstTensor input;  // [n] float32 | float64
+  Tensor sum;         // [1] float64, accumulated
+
+  void check() const;
+};
+
+// Turns the sums of a step into what AdamW multiplies gradients with. The gradients were made with
+// the loss scaled by 1 / nominal_tokens; the labels that really counted were totals[1]:
+//   mean = nominal_tokens / totals[1];  norm = mean * sqrt(squared_norm)
+//   scale = mean * min(1, max_norm / norm);  NaN if norm or totals[0] is not finite: AdamW then
+//   leaves everything as it is (the step is skipped).
+struct ClipScale {
+  ConstTensor squared_norm;  // [1] float64
+  ConstTensor totals;        // [2] float64: loss sum, labels that count
+  double nominal_tokens = 1;
+  double max_norm = 0;  // 0: no clipping
+  Tensor norm;          // [1] float64: the gradient's norm before clipping
+  Tensor scale;         // [1] float64
+
+  void check() const;
+};
+
+// AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101), bias-corrected:
+//   g = scale * gradient;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
+//   master -= lr * (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay * master);  weights = master
+struct AdamW {
+  // Elements of the buffers that weight decay leaves out (norms' weights), as [begin, end).
+  struct Range {
+    int64_t begin = 0;
+    int64_t end = 0;
+  };
+  static constexpr int max_ranges = 8;
+
+  ConstTensor gradient;  // [n] float32 | float64
+  ConstTensor scale;     // [1] float64; not finite: nothing is changed
+  double learning_rate = 0;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double epsilon = 1e-8;
+  double weight_decay = 0;
+  int64_t step = 1;  // t, from 1
+  std::array<Range, max_ranges> without_decay{};
+  Tensor master;         // [n] float32 | float64
+  Tensor first_moment;   // [n]
+  Tensor second_moment;  // [n]
+  Tensor weights;        // [n] the dtype that the model computes in
+
+  void check() const;
+};
+
+// output = input in another dtype, rounded to nearest even.
+struct Convert {
+  ConstTensor input;  // contiguous
+  Tensor output;      // same count
+
+  void check() const;
+};
+
+void squared_norm(Stream& stream, const SquaredNorm& args);
+void clip_scale(Stream& stream, const ClipScale& args);
+void adamw(Stream& stream, const AdamW& args);
+void convert(Stream& stream, const Convert& args);
+
+}  // namespace gsa::kernels
