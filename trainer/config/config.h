@@ -7,8 +7,8 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace gsa {
@@ -59,8 +59,7 @@ struct TrainConfig {
   std::string recompute = "none";  // none | block
   int64_t validate_every = 0;      // steps; 0: never
   int64_t validation_tokens = 0;   // tokens a validation; 0: the whole split
-  int64_t stop_after_steps =
-      0;  // stop with a checkpoint after that many steps of this start; 0: never
+  int64_t stop_after_steps = 0;    // stop with a checkpoint after that many steps of this start
 };
 
 // `optimizer`: AdamW with decoupled weight decay on matrices.
@@ -73,7 +72,7 @@ struct OptimizerConfig {
   double clip = 1.0;  // global gradient norm; 0: no clipping
 };
 
-// `schedule`: the learning rate over tokens.
+// `schedule`: the learning rate over tokens (trainer/optimizer/schedule.h).
 struct ScheduleConfig {
   std::string kind = "cosine";  // cosine | wsd (warmup, stable, decay) | constant
   int64_t warmup_tokens = 0;
@@ -127,11 +126,22 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
 Config parse_config(const std::string& text, const std::string& source,
                     const std::vector<std::string>& overrides = {});
 
-// The whole configuration as YAML that parse_config reads back to the same values.
+// The whole configuration as YAML that parse_config reads back to the same values, to the bit.
 std::string to_yaml(const Config& config);
 
-// Every key with its type, default and one line of description, as the reference in the README
-// and `gsa train --help-config` show it.
+// Every key with its type, default, description and constraint: Markdown, a table a group, aligned
+// so that it reads on a terminal too.
 std::string config_reference();
+
+// How the batch of one step splits over ranks and micro-batches, and how many steps the budget is.
+struct BatchPlan {
+  int64_t accumulation = 1;     // micro-batches a rank runs before an update
+  int64_t tokens_per_step = 0;  // accumulation x micro_batch x sequence_length x ranks
+  int64_t steps = 0;            // the first number of steps that reaches train.tokens
+};
+
+// The plan for `ranks` ranks (at least 1). Throws ConfigError, naming the nearest batch_tokens that
+// would do, when train.batch_tokens is no multiple of micro_batch x sequence_length x ranks.
+BatchPlan resolve_batch(const Config& config, int ranks);
 
 }  // namespace gsa

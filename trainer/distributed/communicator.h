@@ -1,0 +1,79 @@
+// The ranks of a run and what they do together.
+//
+// Collectives on tensors are queued on a stream and run in its order: over NCCL when the tensors lie
+// on GPUs, over MPI (at once) when they lie on the host. Every rank calls them in the same order
+// with the same sizes. Sums are taken in an order that depends on nothing but the number of ranks:
+// the same run gives the same bits. Host collectives are for small things and block.
+//
+// A rank that fails ends the run: see `abort`.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels/device.h"
+
+namespace gsa {
+
+// An error of communication: which operation, on which rank, what the library answered.
+class CommunicationError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual int local_rank() const = 0;  // among the ranks of this host
+  virtual int local_size() const = 0;
+
+  // output[i] = sum over ranks of input[rank() * n + i]; input [n * size()], output [n]; output may
+  // be that part of the input. float32 or float64.
+  virtual void reduce_scatter(Stream& stream, ConstTensor input, Tensor output) = 0;
+  // output = the inputs of all ranks in order; input [n], output [n * size()]; input may be this
+  // rank's part of the output. Any dtype.
+  virtual void all_gather(Stream& stream, ConstTensor input, Tensor output) = 0;
+  // Sums over all ranks in place. float32 or float64.
+  virtual void all_reduce(Stream& stream, Tensor tensor) = 0;
+
+  // Host collectives.
+  virtual void barrier() = 0;
+  // The texts of all ranks, in order, on every rank.
+  virtual std::vector<std::string> all_gather_text(const std::string& text) = 0;
+  // Rank 0's text on every rank.
+  virtual std::string broadcast_text(const std::string& text) = 0;
+
+  // Ends all ranks with this exit code; for a rank that cannot go on while others wait for it.
+  [[noreturn]] virtual void abort(int exit_code) = 0;
+};
+
+// MPI for as long as it lives: created once, first thing in `main`. A program started without
+// mpirun is one rank.
+class MpiEnvironment {
+ public:
+  MpiEnvironment(int& argc, char**& argv);
+  ~MpiEnvironment();
+  MpiEnvironment(const MpiEnvironment&) = delete;
+  MpiEnvironment& operator=(const MpiEnvironment&) = delete;
+
+  int rank() const;
+  int size() const;
+  [[noreturn]] void abort(int exit_code);
+};
+
+// All ranks of the program. On CUDA, rank r of a host uses the GPU r of that host: throws
+// CommunicationError on every rank if a host has more ranks than GPUs. `timeout_seconds` bounds
+// each wait for other ranks.
+std::unique_ptr<Communicator> make_communicator(MpiEnvironment& mpi, Device device,
+                                                double timeout_seconds);
+
+// One rank alone, without MPI: tests and tools.
+std::unique_ptr<Communicator> make_single_communicator();
+
+}  // namespace gsa
