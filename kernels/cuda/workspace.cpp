@@ -1,20 +1,34 @@
 // The workspaces of the CUDA operations: plain C++, compiled in every build, so that `gsa plan` can
 // say on any machine what a GPU run needs.
+#include "kernels/cuda/workspace.h"
+
 #include "kernels/backends.h"
 
 namespace gsa::kernels::cuda {
+namespace {
 
-size_t embedding_backward_workspace(const EmbeddingBackward& /*args*/) {
-  return 0;
+// The partial sums of a norm's weight gradient, if there is a weight.
+size_t weight_gradient_bytes(const ConstTensor& input, const ConstTensor& grad_weight) {
+  if (!grad_weight) {
+    return 0;
+  }
+  const int64_t blocks = norm_blocks(input.dim(0), input.dim(1));
+  return size_t(blocks * input.dim(1)) * sizeof(float);
 }
-size_t rms_norm_backward_workspace(const RmsNormBackward& /*args*/) {
-  return 0;
+
+}  // namespace
+
+size_t embedding_backward_workspace(const EmbeddingBackward& args) {
+  return EmbeddingWorkspace(args.tokens.dim(0), args.grad_table.dim(1)).bytes;
 }
-size_t swish_rms_norm_backward_workspace(const SwishRmsNormBackward& /*args*/) {
-  return 0;
+size_t rms_norm_backward_workspace(const RmsNormBackward& args) {
+  return weight_gradient_bytes(args.input, args.grad_weight);
+}
+size_t swish_rms_norm_backward_workspace(const SwishRmsNormBackward& args) {
+  return weight_gradient_bytes(args.input, args.grad_weight);
 }
 size_t matmul_workspace(const Matmul& /*args*/) {
-  return 0;
+  return matmul_workspace_bytes;
 }
 size_t gsa_chunked_forward_workspace(const GsaForward& /*args*/) {
   return 0;
@@ -32,7 +46,7 @@ size_t sum_losses_workspace(const SumLosses& /*args*/) {
   return 0;
 }
 size_t squared_norm_workspace(const SquaredNorm& /*args*/) {
-  return 0;
+  return squared_norm_blocks * sizeof(double);
 }
 size_t gsa_chunked_saved_bytes(const GsaForward& /*args*/) {
   return 0;
