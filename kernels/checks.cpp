@@ -200,7 +200,9 @@ void AdamW::check() const {
   require_like(master, gradient, "master");
   require_like(first_moment, gradient, "first_moment");
   require_like(second_moment, gradient, "second_moment");
-  require_shape(weights, gradient.shape(), "weights");
+  if (weights) {
+    require_shape(weights, gradient.shape(), "weights");
+  }
   require_shape(scale, {1}, "scale");
   require(step >= 1, "AdamW counts its steps from 1");
 }

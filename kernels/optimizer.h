@@ -57,7 +57,7 @@ struct AdamW {
   Tensor master;         // [n] float32 | float64
   Tensor first_moment;   // [n]
   Tensor second_moment;  // [n]
-  Tensor weights;        // [n] the dtype that the model computes in
+  Tensor weights;        // [n] the dtype that the model computes in; absent if it is the master's
 
   void check() const;
 };

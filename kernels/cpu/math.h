@@ -56,6 +56,12 @@ inline T sigmoid(T x) {
   return T(1) / (T(1) + fast_exp(-x));
 }
 
+// d/dx of swish(x) = x sigmoid(x), given the sigmoid.
+template <typename T>
+inline T swish_derivative(T x, T sigmoid_x) {
+  return sigmoid_x * (T(1) + x * (T(1) - sigmoid_x));
+}
+
 // log(1 + e) for e in [0, 1].
 inline double log1p_of_unit(double e) {
   return std::log1p(e);
