@@ -1,0 +1,127 @@
+// Loads, conversions and stores of several elements at once. All arithmetic is float32; what lies
+// in memory is float32 or bfloat16.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <type_traits>
+
+namespace gsa::kernels::cuda {
+
+using bfloat16 = __nv_bfloat16;
+
+// Elements that a thread takes at once where the memory's alignment allows: 16 bytes of bfloat16,
+// twice 16 of float32. Elsewhere it takes one.
+inline constexpr int vector_width = 8;
+inline constexpr int access_bytes = 16;
+
+__device__ inline float to_float(float x) {
+  return x;
+}
+__device__ inline float to_float(bfloat16 x) {
+  return __bfloat162float(x);
+}
+template <typename T>
+__device__ inline T from_float(float x) {
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else {
+    return __float2bfloat16_rn(x);
+  }
+}
+
+// `width` neighbouring elements as they lie in memory.
+template <typename T, int width>
+struct alignas(width == vector_width ? access_bytes : sizeof(T)) Vector {
+  static_assert(width == 1 || width == vector_width, "one element, or accesses of 16 bytes");
+  T elements[width];
+
+  __device__ static Vector load(const T* source) {
+    Vector vector;
+    if constexpr (width == 1) {
+      vector.elements[0] = *source;
+    } else {
+      const auto* from = reinterpret_cast<const uint4*>(source);
+      auto* to = reinterpret_cast<uint4*>(vector.elements);
+#pragma unroll
+      for (int i = 0; i < accesses; ++i) {
+        to[i] = from[i];
+      }
+    }
+    return vector;
+  }
+
+  __device__ void store(T* target) const {
+    if constexpr (width == 1) {
+      *target = elements[0];
+    } else {
+      const auto* from = reinterpret_cast<const uint4*>(elements);
+      auto* to = reinterpret_cast<uint4*>(target);
+#pragma unroll
+      for (int i = 0; i < accesses; ++i) {
+        to[i] = from[i];
+      }
+    }
+  }
+
+  __device__ void unpack(float (&x)[width]) const {
+#pragma unroll
+    for (int i = 0; i < width; ++i) {
+      x[i] = to_float(elements[i]);
+    }
+  }
+
+  __device__ static Vector pack(const float (&x)[width]) {
+    Vector vector;
+    if constexpr (width == 1 || std::is_same_v<T, float>) {
+#pragma unroll
+      for (int i = 0; i < width; ++i) {
+        vector.elements[i] = from_float<T>(x[i]);
+      }
+    } else {
+      auto* pairs = reinterpret_cast<__nv_bfloat162*>(vector.elements);
+#pragma unroll
+      for (int i = 0; i < width / 2; ++i) {
+        pairs[i] = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
+      }
+    }
+    return vector;
+  }
+
+ private:
+  static constexpr int accesses = width * int(sizeof(T)) / access_bytes;
+};
+
+template <int width, typename T>
+__device__ inline void load(const T* source, float (&x)[width]) {
+  Vector<T, width>::load(source).unpack(x);
+}
+
+template <int width, typename T>
+__device__ inline void store(T* target, const float (&x)[width]) {
+  Vector<T, width>::pack(x).store(target);
+}
+
+// A matrix with strided rows, as kernels take it.
+template <typename T>
+struct Rows {
+  T* data = nullptr;
+  int64_t stride = 0;
+
+  __host__ __device__ explicit operator bool() const { return data != nullptr; }
+  __device__ T* at(int64_t row, int64_t column) const { return data + row * stride + column; }
+};
+
+// 1 / (1 + e^-x), to a few units in the last place of float32.
+__device__ inline float sigmoid(float x) {
+  return __fdividef(1.0F, 1.0F + __expf(-x));
+}
+
+// d swish / dx at x, where s = sigmoid(x).
+__device__ inline float swish_slope(float x, float s) {
+  return s * (1.0F + x * (1.0F - s));
+}
+
+}  // namespace gsa::kernels::cuda
