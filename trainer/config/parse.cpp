@@ -150,9 +150,10 @@ void store(const Key& key, const From& from, const std::string& got, const std::
            Config& config) {
   std::visit(
       [&](const auto& field) {
-        using T = typename std::decay_t<decltype(field)>::Value;
-        if (convert(from, field.in(config))) return;
-        fail(place, fmt::format("{} must be {} (got {})", key.qualified(), type_request<T>(), got));
+        auto& value = field.in(config);
+        if (convert(from, value)) return;
+        fail(place,
+             fmt::format("{} must be {} (got {})", key.qualified(), type_text(value).request, got));
       },
       key.field);
 }

@@ -289,46 +289,20 @@ const std::vector<Group>& config_groups() {
   return groups;
 }
 
-template <>
-std::string_view type_name<std::string>() {
-  return "text";
+TypeText type_text(const std::string&) {
+  return {"text", "text"};
 }
-template <>
-std::string_view type_name<int64_t>() {
-  return "count";
+TypeText type_text(int64_t) {
+  return {"count", "a count: a whole number such as 64, 16K, 0.5M, 100B or 1e9, at most 1e18"};
 }
-template <>
-std::string_view type_name<double>() {
-  return "number";
+TypeText type_text(double) {
+  return {"number", "a number such as 0.1 or 3e-4"};
 }
-template <>
-std::string_view type_name<bool>() {
-  return "true/false";
+TypeText type_text(bool) {
+  return {"true/false", "true or false"};
 }
-template <>
-std::string_view type_name<Mixture>() {
-  return "folder(s)";
-}
-
-template <>
-std::string_view type_request<std::string>() {
-  return "text";
-}
-template <>
-std::string_view type_request<int64_t>() {
-  return "a count: a whole number such as 64, 16K, 0.5M, 100B or 1e9, at most 1e18";
-}
-template <>
-std::string_view type_request<double>() {
-  return "a number such as 0.1 or 3e-4";
-}
-template <>
-std::string_view type_request<bool>() {
-  return "true or false";
-}
-template <>
-std::string_view type_request<Mixture>() {
-  return "a folder, or a map of folders to weights such as {a: 0.7, b: 0.3}";
+TypeText type_text(const Mixture&) {
+  return {"folder(s)", "a folder, or a map of folders to weights such as {a: 0.7, b: 0.3}"};
 }
 
 }  // namespace gsa

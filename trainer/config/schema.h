@@ -26,7 +26,6 @@ struct Rule {
 // Where a key's value lies in a configuration, and its rules.
 template <class T>
 struct Field {
-  using Value = T;
   std::function<T&(Config&)> in;
   std::vector<Rule<T>> rules;
 };
@@ -52,10 +51,16 @@ struct Group {
 // Every group with its keys, in the order in which they are written.
 const std::vector<Group>& config_groups();
 
-// The type's name in the reference, and what a message asks for ("a count such as ...").
-template <class T>
-std::string_view type_name();
-template <class T>
-std::string_view type_request();
+// A type's name in the reference, and what a message asks for ("a count: ...").
+struct TypeText {
+  std::string_view name;
+  std::string_view request;
+};
+
+TypeText type_text(const std::string& value);
+TypeText type_text(int64_t value);
+TypeText type_text(double value);
+TypeText type_text(bool value);
+TypeText type_text(const Mixture& value);
 
 }  // namespace gsa

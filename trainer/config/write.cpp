@@ -51,15 +51,14 @@ std::string cell(const std::string& text) {
 Row reference_row(const Key& key, Config& defaults) {
   return std::visit(
       [&](const auto& field) -> Row {
-        using T = typename std::decay_t<decltype(field)>::Value;
+        const auto& value = field.in(defaults);
         std::string meaning = key.description;
         std::string rules;
         for (const auto& rule : field.rules) {
           rules += fmt::format("{}{}", rules.empty() ? "" : ", ", rule.text);
         }
         if (!rules.empty()) meaning += fmt::format(" ({})", rules);
-        return {key.name, std::string(type_name<T>()), value_text(field.in(defaults)),
-                cell(meaning)};
+        return {key.name, std::string(type_text(value).name), value_text(value), cell(meaning)};
       },
       key.field);
 }
