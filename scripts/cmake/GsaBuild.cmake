@@ -3,7 +3,8 @@
 add_library(gsa_settings INTERFACE)
 target_include_directories(gsa_settings INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(gsa_settings INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror>)
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
+  -Wno-missing-field-initializers -Werror>)
 if(GSA_NATIVE)
   target_compile_options(gsa_settings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=native>)
 endif()
@@ -55,5 +56,5 @@ function(gsa_test name)
     add_test(NAME ${name} COMMAND ${name})
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT 900
-    ENVIRONMENT "GSA_GOLDEN_DIR=$ENV{GSA_GOLDEN_DIR};GSA_BINARY=$<TARGET_FILE_DIR:gsa>/gsa")
+    ENVIRONMENT "GSA_GOLDEN_DIR=$ENV{GSA_GOLDEN_DIR};GSA_BINARY=$<$<TARGET_EXISTS:gsa>:$<TARGET_FILE:gsa>>")
 endfunction()

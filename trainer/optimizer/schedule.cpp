@@ -24,7 +24,8 @@ double learning_rate(const ScheduleConfig& schedule, const OptimizerConfig& opti
                      int64_t token_budget, int64_t tokens_seen) {
   const double peak = optimizer.lr;
   const double last = schedule.final_lr;
-  if (tokens_seen < schedule.warmup_tokens) return peak * progress(tokens_seen, 0, schedule.warmup_tokens);
+  if (tokens_seen < schedule.warmup_tokens)
+    return peak * progress(tokens_seen, 0, schedule.warmup_tokens);
   if (schedule.kind == "constant") return peak;
   if (schedule.kind == "cosine") {
     const double x = progress(tokens_seen, schedule.warmup_tokens, token_budget);
@@ -34,7 +35,8 @@ double learning_rate(const ScheduleConfig& schedule, const OptimizerConfig& opti
     const double x = progress(tokens_seen, token_budget - schedule.decay_tokens, token_budget);
     return std::lerp(peak, last, x);
   }
-  throw ConfigError(fmt::format("schedule.kind must be cosine, wsd or constant (got \"{}\")", schedule.kind));
+  throw ConfigError(
+      fmt::format("schedule.kind must be cosine, wsd or constant (got \"{}\")", schedule.kind));
 }
 
 }  // namespace gsa
