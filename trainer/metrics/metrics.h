@@ -8,8 +8,8 @@
 //    "timing":{"seconds":0.8,"tokens_per_second":5120,"tflops":0.1,"memory_gib":0.4,
 //              "data_wait_ms":0.02}}
 //
-// Numbers are written so that they read back to the same bits; one that is not finite is null. Fields
-// whose value is not known are left out.
+// Numbers are written so that they read back to the same bits; one that is not finite is null.
+// Fields whose value is not known are left out.
 #pragma once
 
 #include <cstdint>
@@ -42,11 +42,11 @@ struct StepTiming {
 };
 
 struct StepMetrics {
-  int64_t step = 0;          // 1 for the first
-  int64_t tokens_seen = 0;   // at the end of the step, over all ranks
-  double loss = 0;           // nats a token, mean over the step's counted tokens
-  double learning_rate = 0;  // that the step used
-  double gradient_norm = 0;  // global, before clipping
+  int64_t step = 0;                             // 1 for the first
+  int64_t tokens_seen = 0;                      // at the end of the step, over all ranks
+  double loss = 0;                              // nats a token, mean over the step's counted tokens
+  double learning_rate = 0;                     // that the step used
+  double gradient_norm = 0;                     // global, before clipping
   std::optional<ValidationMetrics> validation;  // where the step ended with a validation
   StepTiming timing;
 
@@ -75,8 +75,8 @@ class MetricsWriter {
   // outlives a killed process. Throws std::system_error (such as: no space left on device).
   void write(const StepMetrics& metrics);
 
-  // Waits until all lines are on the disk. Called when a checkpoint is made, it keeps the lines up to
-  // that checkpoint through a power failure.
+  // Waits until all lines are on the disk. Called when a checkpoint is made, it keeps the lines up
+  // to that checkpoint through a power failure.
   void sync();
 
  private:
@@ -85,8 +85,8 @@ class MetricsWriter {
 };
 
 // Every step of a metrics.jsonl, in the file's order; a torn last line is left out. Throws
-// std::runtime_error with the path and the line's number for any other line that cannot be read, and
-// std::system_error when the file cannot.
+// std::runtime_error with the path and the line's number for any other line that cannot be read,
+// and std::system_error when the file cannot.
 std::vector<StepMetrics> read_metrics(const std::filesystem::path& path);
 
 }  // namespace gsa
