@@ -1,9 +1,9 @@
 // The ranks of a run and what they do together.
 //
-// Collectives on tensors are queued on a stream and run in its order: over NCCL when the tensors lie
-// on GPUs, over MPI (at once) when they lie on the host. Every rank calls them in the same order
-// with the same sizes. Sums are taken in an order that depends on nothing but the number of ranks:
-// the same run gives the same bits. Host collectives are for small things and block.
+// Collectives on tensors are queued on a stream and run in its order: over NCCL when the tensors
+// lie on GPUs, over MPI (at once) when they lie on the host. Every rank calls them in the same
+// order with the same sizes. Sums are taken in an order that depends on nothing but the number of
+// ranks: the same run gives the same bits. Host collectives are for small things and block.
 //
 // A rank that fails ends the run: see `abort`.
 #pragma once
@@ -54,7 +54,9 @@ class Communicator {
 };
 
 // MPI for as long as it lives: created once, first thing in `main`. A program started without
-// mpirun is one rank.
+// mpirun (or another launcher that speaks PMIx or PMI) is one rank, and MPI is left alone. MPI is
+// called from the thread that created it and from no other. After a failure, `abort` ends the other
+// ranks too; leaving by an exception does not wait for them.
 class MpiEnvironment {
  public:
   MpiEnvironment(int& argc, char**& argv);
@@ -62,14 +64,21 @@ class MpiEnvironment {
   MpiEnvironment(const MpiEnvironment&) = delete;
   MpiEnvironment& operator=(const MpiEnvironment&) = delete;
 
-  int rank() const;
-  int size() const;
+  int rank() const { return rank_; }
+  int size() const { return size_; }
   [[noreturn]] void abort(int exit_code);
+
+ private:
+  bool with_mpi_ = false;
+  int rank_ = 0;
+  int size_ = 1;
 };
 
-// All ranks of the program. On CUDA, rank r of a host uses the GPU r of that host: throws
-// CommunicationError on every rank if a host has more ranks than GPUs. `timeout_seconds` bounds
-// each wait for other ranks.
+// All ranks of the program; collective. On CUDA, rank r of a host uses the GPU r of that host and
+// makes it the calling thread's: throws CommunicationError on every rank if a host has more ranks
+// than GPUs. `timeout_seconds` bounds each wait for other ranks (on GPUs: for their joining and
+// their host collectives); a CommunicationError then names them. One rank needs neither MPI nor
+// NCCL.
 std::unique_ptr<Communicator> make_communicator(MpiEnvironment& mpi, Device device,
                                                 double timeout_seconds);
 

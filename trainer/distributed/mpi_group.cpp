@@ -1,0 +1,253 @@
+#include "trainer/distributed/mpi_group.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <exception>
+#include <thread>
+#include <utility>
+
+#include "trainer/distributed/communicator.h"
+
+namespace gsa {
+namespace {
+
+// A wait first gives its core to other threads this many times, then sleeps between looks: short
+// waits stay short, and ranks beyond the number of cores do not keep each other from working.
+constexpr int polls_before_sleeping = 200;
+constexpr std::chrono::microseconds sleep_between_polls{50};
+
+const char* name_of(Collective collective) {
+  switch (collective) {
+    case Collective::reduce_scatter:
+      return "reduce_scatter";
+    case Collective::all_gather:
+      return "all_gather";
+    case Collective::all_reduce:
+      return "all_reduce";
+    case Collective::barrier:
+      return "barrier";
+    case Collective::all_gather_text:
+      return "all_gather_text";
+    case Collective::broadcast_text:
+      return "broadcast_text";
+  }
+  return "?";
+}
+
+std::string seconds_text(double seconds) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%g s", seconds);
+  return text.data();
+}
+
+std::string mpi_error_text(int code) {
+  std::array<char, MPI_MAX_ERROR_STRING> text{};
+  int length = 0;
+  MPI_Error_string(code, text.data(), &length);
+  return {text.data(), static_cast<size_t>(length)};
+}
+
+}  // namespace
+
+void check_mpi(int code, const std::string& what) {
+  if (code != MPI_SUCCESS) {
+    throw CommunicationError(what + ": MPI says: " + mpi_error_text(code));
+  }
+}
+
+MpiGroup::MpiGroup(double timeout_seconds) : timeout_(timeout_seconds) {
+  const char* what = "forming the group of ranks";
+  check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), what);
+  check_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), what);
+  check_mpi(MPI_Comm_rank(comm_, &rank_), what);
+  check_mpi(MPI_Comm_size(comm_, &size_), what);
+  MPI_Comm host = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host), what);
+  check_mpi(MPI_Comm_rank(host, &local_rank_), what);
+  check_mpi(MPI_Comm_size(host, &local_size_), what);
+  check_mpi(MPI_Comm_free(&host), what);
+}
+
+MpiGroup::~MpiGroup() {
+  // Freeing is collective: a group with an error may have lost ranks and is left to the exit.
+  if (!broken_ && std::uncaught_exceptions() == 0) {
+    MPI_Comm_free(&comm_);
+  }
+}
+
+void MpiGroup::exchange(Collective collective, std::span<const OutgoingMessage> outgoing,
+                        std::span<const IncomingMessage> incoming) {
+  if (broken_) {
+    throw CommunicationError(std::string(name_of(collective)) + " on rank " +
+                             std::to_string(rank_) +
+                             ": an earlier operation failed; the run must be aborted");
+  }
+  post(collective, outgoing, incoming);
+  wait(collective);
+}
+
+void MpiGroup::post(Collective collective, std::span<const OutgoingMessage> outgoing,
+                    std::span<const IncomingMessage> incoming) {
+  const int tag = static_cast<int>(collective);
+  requests_.clear();
+  peers_.clear();
+  // Receives first: what arrives then goes straight to its place.
+  for (const IncomingMessage& message : incoming) {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Irecv(message.data, static_cast<int>(message.bytes), MPI_BYTE, message.peer, tag,
+                    comm_, &request),
+          collective);
+    requests_.push_back(request);
+    peers_.push_back(message.peer);
+  }
+  for (const OutgoingMessage& message : outgoing) {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Isend(message.data, static_cast<int>(message.bytes), MPI_BYTE, message.peer, tag,
+                    comm_, &request),
+          collective);
+    requests_.push_back(request);
+    peers_.push_back(message.peer);
+  }
+}
+
+void MpiGroup::wait(Collective collective) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout_;
+  completed_.resize(requests_.size());
+  int idle_polls = 0;
+  while (true) {
+    int count = 0;
+    check(MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count,
+                       completed_.data(), MPI_STATUSES_IGNORE),
+          collective);
+    if (count == MPI_UNDEFINED) {
+      return;  // nothing is left to wait for
+    }
+    if (count > 0) {
+      idle_polls = 0;
+      continue;
+    }
+    if (++idle_polls < polls_before_sleeping) {
+      sched_yield();
+      continue;
+    }
+    if (std::chrono::steady_clock::now() >= deadline) {
+      give_up(collective, "waited " + seconds_text(timeout_.count()) + " for " + missing_ranks() +
+                              "; look for what stopped it, or raise distributed.timeout");
+    }
+    std::this_thread::sleep_for(sleep_between_polls);
+  }
+}
+
+void MpiGroup::check(int code, Collective collective) {
+  if (code != MPI_SUCCESS) {
+    give_up(collective, "MPI says: " + mpi_error_text(code));
+  }
+}
+
+void MpiGroup::give_up(Collective collective, const std::string& what) {
+  broken_ = true;
+  const std::string text =
+      std::string(name_of(collective)) + " on rank " + std::to_string(rank_) + ": " + what;
+  for (MPI_Request& request : requests_) {
+    if (request != MPI_REQUEST_NULL) {
+      MPI_Cancel(&request);
+      MPI_Request_free(&request);
+    }
+  }
+  throw CommunicationError(text);
+}
+
+std::string MpiGroup::missing_ranks() const {
+  std::vector<int> missing;
+  for (size_t i = 0; i < requests_.size(); ++i) {
+    if (requests_[i] != MPI_REQUEST_NULL) {
+      missing.push_back(peers_[i]);
+    }
+  }
+  std::sort(missing.begin(), missing.end());
+  missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
+  std::string text = missing.size() == 1 ? "rank" : "ranks";
+  for (size_t i = 0; i < missing.size(); ++i) {
+    text += (i == 0 ? " " : ", ") + std::to_string(missing[i]);
+  }
+  return text;
+}
+
+void MpiGroup::barrier() {
+  const std::byte sent{};
+  std::vector<std::byte> received(static_cast<size_t>(size_));
+  std::vector<OutgoingMessage> outgoing;
+  std::vector<IncomingMessage> incoming;
+  for (int peer = 0; peer < size_; ++peer) {
+    if (peer != rank_) {
+      outgoing.push_back({peer, &sent, 1});
+      incoming.push_back({peer, &received[static_cast<size_t>(peer)], 1});
+    }
+  }
+  exchange(Collective::barrier, outgoing, incoming);
+}
+
+std::vector<std::string> MpiGroup::all_gather_text(const std::string& text) {
+  const auto ranks = static_cast<size_t>(size_);
+  std::vector<uint64_t> lengths(ranks);
+  lengths[static_cast<size_t>(rank_)] = text.size();
+  std::vector<OutgoingMessage> outgoing;
+  std::vector<IncomingMessage> incoming;
+  for (int peer = 0; peer < size_; ++peer) {
+    if (peer != rank_) {
+      uint64_t* theirs = &lengths[static_cast<size_t>(peer)];
+      outgoing.push_back({peer, &lengths[static_cast<size_t>(rank_)], sizeof(uint64_t)});
+      incoming.push_back({peer, theirs, sizeof(uint64_t)});
+    }
+  }
+  exchange(Collective::all_gather_text, outgoing, incoming);
+
+  std::vector<std::string> texts(ranks);
+  for (size_t i = 0; i < ranks; ++i) {
+    texts[i].resize(lengths[i]);
+  }
+  texts[static_cast<size_t>(rank_)] = text;
+  const uint64_t longest = *std::max_element(lengths.begin(), lengths.end());
+  for (uint64_t begin = 0; begin < longest; begin += block_bytes) {
+    outgoing.clear();
+    incoming.clear();
+    for (int peer = 0; peer < size_; ++peer) {
+      std::string& theirs = texts[static_cast<size_t>(peer)];
+      if (peer != rank_ && begin < text.size()) {
+        outgoing.push_back({peer, &text[begin], std::min(block_bytes, text.size() - begin)});
+      }
+      if (peer != rank_ && begin < theirs.size()) {
+        incoming.push_back({peer, &theirs[begin], std::min(block_bytes, theirs.size() - begin)});
+      }
+    }
+    exchange(Collective::all_gather_text, outgoing, incoming);
+  }
+  return texts;
+}
+
+std::string MpiGroup::broadcast_text(const std::string& text) {
+  const auto round = [this](void* data, size_t bytes) {
+    std::vector<OutgoingMessage> outgoing;
+    std::vector<IncomingMessage> incoming;
+    if (rank_ == 0) {
+      for (int peer = 1; peer < size_; ++peer) {
+        outgoing.push_back({peer, data, bytes});
+      }
+    } else {
+      incoming.push_back({0, data, bytes});
+    }
+    exchange(Collective::broadcast_text, outgoing, incoming);
+  };
+  uint64_t length = text.size();
+  round(&length, sizeof(length));
+  std::string result = rank_ == 0 ? text : std::string(length, '\0');
+  for (uint64_t begin = 0; begin < length; begin += block_bytes) {
+    round(&result[begin], std::min<uint64_t>(block_bytes, length - begin));
+  }
+  return result;
+}
+
+}  // namespace gsa

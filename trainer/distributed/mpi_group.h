@@ -1,0 +1,91 @@
+// All ranks of the program over MPI: messages with a time limit, and the host collectives made of
+// them. For this folder only: MPI's types stay here.
+//
+// Everything is a round of point-to-point messages, so that a rank that does not come can be named,
+// and so that the order of sums is this project's own and not the MPI library's.
+#pragma once
+
+#include <mpi.h>
+
+#include <chrono>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace gsa {
+
+// What a message belongs to; ranks that call different collectives do not understand each other's
+// messages and run into the time limit.
+enum class Collective : int {
+  reduce_scatter,
+  all_gather,
+  all_reduce,
+  barrier,
+  all_gather_text,
+  broadcast_text
+};
+
+struct OutgoingMessage {
+  int peer;
+  const void* data;
+  size_t bytes;
+};
+
+struct IncomingMessage {
+  int peer;
+  void* data;
+  size_t bytes;
+};
+
+class MpiGroup {
+ public:
+  // No message is longer: longer data goes in blocks.
+  static constexpr size_t block_bytes = size_t{1} << 18;
+
+  // Collective. Each wait for other ranks is given up after `timeout_seconds`.
+  explicit MpiGroup(double timeout_seconds);
+  ~MpiGroup();
+  MpiGroup(const MpiGroup&) = delete;
+  MpiGroup& operator=(const MpiGroup&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  int local_rank() const { return local_rank_; }
+  int local_size() const { return local_size_; }
+
+  // Sends and receives messages of at most block_bytes, and waits for all of them. Throws
+  // CommunicationError with the ranks that did not come in time, or with MPI's error; after that
+  // the group only answers with an error, and the run is to be aborted.
+  void exchange(Collective collective, std::span<const OutgoingMessage> outgoing,
+                std::span<const IncomingMessage> incoming);
+
+  // As in Communicator.
+  void barrier();
+  std::vector<std::string> all_gather_text(const std::string& text);
+  std::string broadcast_text(const std::string& text);
+
+ private:
+  void post(Collective collective, std::span<const OutgoingMessage> outgoing,
+            std::span<const IncomingMessage> incoming);
+  void wait(Collective collective);
+  void check(int code, Collective collective);
+  [[noreturn]] void give_up(Collective collective, const std::string& what);
+  std::string missing_ranks() const;
+
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  int rank_ = 0;
+  int size_ = 1;
+  int local_rank_ = 0;
+  int local_size_ = 1;
+  std::chrono::duration<double> timeout_;
+  bool broken_ = false;
+  std::vector<MPI_Request> requests_;  // of the round that is under way
+  std::vector<int> peers_;             // of each request
+  std::vector<int> completed_;
+};
+
+// Throws CommunicationError "WHAT: the library's text" unless `code` is MPI_SUCCESS.
+void check_mpi(int code, const std::string& what);
+
+}  // namespace gsa

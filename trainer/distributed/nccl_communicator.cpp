@@ -1,0 +1,195 @@
+#include "trainer/distributed/nccl_communicator.h"
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <thread>
+
+#include "trainer/distributed/collective.h"
+#include "trainer/distributed/mpi_group.h"
+
+namespace gsa {
+namespace {
+
+// Between two looks at an operation of NCCL that is not finished; setting up takes seconds.
+constexpr std::chrono::microseconds sleep_between_polls{200};
+
+ncclDataType_t nccl_type(DType dtype) {
+  switch (dtype) {
+    case DType::float64:
+      return ncclFloat64;
+    case DType::float32:
+      return ncclFloat32;
+    case DType::bfloat16:
+      return ncclBfloat16;
+    case DType::int32:
+      return ncclInt32;
+    case DType::byte:
+      return ncclUint8;
+  }
+  throw std::invalid_argument("NCCL has no such element type");
+}
+
+cudaStream_t native(const Stream& stream) {
+  return static_cast<cudaStream_t>(stream.native());
+}
+
+// NCCL's sums run in an order that its algorithm and the ranks' places fix: the same on every run
+// on the same machines.
+class NcclCommunicator final : public Communicator {
+ public:
+  explicit NcclCommunicator(double timeout_seconds)
+      : group_(timeout_seconds), timeout_(timeout_seconds) {
+    // NVLink multicast is off unless the user asks for it: it fails on machines that are shared.
+    setenv("NCCL_NVLS_ENABLE", "0", /*overwrite=*/0);
+    const ncclUniqueId id = agree_on_id();
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;  // so that a rank that does not come is noticed
+    std::string error;
+    try {
+      check(ncclCommInitRankConfig(&comm_, size(), id, rank(), &config), "setting up NCCL");
+    } catch (const CommunicationError& failure) {
+      error = failure.what();
+    }
+    // All ranks go on or none does.
+    for (const std::string& theirs : group_.all_gather_text(error)) {
+      if (!theirs.empty()) {
+        give_up();
+        throw CommunicationError(theirs);
+      }
+    }
+  }
+
+  ~NcclCommunicator() override {
+    if (comm_ == nullptr) {
+      return;
+    }
+    if (std::uncaught_exceptions() > 0) {
+      give_up();
+      return;
+    }
+    try {
+      check(ncclCommFinalize(comm_), "closing NCCL");
+      ncclCommDestroy(comm_);
+    } catch (const CommunicationError&) {
+      give_up();
+    }
+  }
+
+  NcclCommunicator(const NcclCommunicator&) = delete;
+  NcclCommunicator& operator=(const NcclCommunicator&) = delete;
+
+  int rank() const override { return group_.rank(); }
+  int size() const override { return group_.size(); }
+  int local_rank() const override { return group_.local_rank(); }
+  int local_size() const override { return group_.local_size(); }
+
+  void reduce_scatter(Stream& stream, ConstTensor input, Tensor output) override {
+    check_reduce_scatter(stream, input, output, size());
+    const ObservedCollective observed(stream);
+    if (!stream.is_planning()) {
+      check(ncclReduceScatter(input.data(), output.data(), static_cast<size_t>(output.count()),
+                              nccl_type(input.dtype()), ncclSum, comm_, native(stream)),
+            "reduce_scatter");
+    }
+  }
+
+  void all_gather(Stream& stream, ConstTensor input, Tensor output) override {
+    check_all_gather(stream, input, output, size());
+    const ObservedCollective observed(stream);
+    if (!stream.is_planning()) {
+      check(ncclAllGather(input.data(), output.data(), static_cast<size_t>(input.count()),
+                          nccl_type(input.dtype()), comm_, native(stream)),
+            "all_gather");
+    }
+  }
+
+  void all_reduce(Stream& stream, Tensor tensor) override {
+    check_all_reduce(stream, tensor);
+    const ObservedCollective observed(stream);
+    if (!stream.is_planning()) {
+      check(ncclAllReduce(tensor.data(), tensor.data(), static_cast<size_t>(tensor.count()),
+                          nccl_type(tensor.dtype()), ncclSum, comm_, native(stream)),
+            "all_reduce");
+    }
+  }
+
+  void barrier() override { group_.barrier(); }
+  std::vector<std::string> all_gather_text(const std::string& text) override {
+    return group_.all_gather_text(text);
+  }
+  std::string broadcast_text(const std::string& text) override {
+    return group_.broadcast_text(text);
+  }
+
+  [[noreturn]] void abort(int exit_code) override {
+    give_up();
+    MPI_Abort(MPI_COMM_WORLD, exit_code);
+    std::_Exit(exit_code);
+  }
+
+ private:
+  // Rank 0's invitation, on every rank. Throws on every rank if it could not be made.
+  ncclUniqueId agree_on_id() {
+    ncclUniqueId id{};
+    std::string text;
+    if (rank() == 0 && ncclGetUniqueId(&id) == ncclSuccess) {
+      text.assign(id.internal, sizeof(id.internal));
+    }
+    text = group_.broadcast_text(text);
+    if (text.size() != sizeof(id.internal)) {
+      throw CommunicationError(std::string("setting up NCCL: rank 0 could not open it: ") +
+                               ncclGetLastError(nullptr) + "; set NCCL_DEBUG=WARN to see why");
+    }
+    std::memcpy(id.internal, text.data(), sizeof(id.internal));
+    return id;
+  }
+
+  // Waits until NCCL has taken the call (not until the GPU has run it). Throws CommunicationError.
+  void check(ncclResult_t result, const char* operation) {
+    const auto deadline = std::chrono::steady_clock::now() + timeout_;
+    while (result == ncclInProgress) {
+      if (std::chrono::steady_clock::now() >= deadline) {
+        fail(operation, "no answer from the other ranks within distributed.timeout");
+      }
+      std::this_thread::sleep_for(sleep_between_polls);
+      const ncclResult_t asked = ncclCommGetAsyncError(comm_, &result);
+      if (asked != ncclSuccess) {
+        result = asked;
+      }
+    }
+    if (result != ncclSuccess) {
+      fail(operation, std::string(ncclGetErrorString(result)) + " (" + ncclGetLastError(comm_) +
+                          "); set NCCL_DEBUG=WARN to see more");
+    }
+  }
+
+  [[noreturn]] void fail(const char* operation, const std::string& what) {
+    throw CommunicationError(std::string(operation) + " on rank " + std::to_string(rank()) +
+                             ": NCCL says: " + what);
+  }
+
+  // Frees NCCL without waiting for other ranks.
+  void give_up() {
+    if (comm_ != nullptr) {
+      ncclCommAbort(comm_);
+      comm_ = nullptr;
+    }
+  }
+
+  MpiGroup group_;
+  std::chrono::duration<double> timeout_;
+  ncclComm_t comm_ = nullptr;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_nccl_communicator(double timeout_seconds) {
+  return std::make_unique<NcclCommunicator>(timeout_seconds);
+}
+
+}  // namespace gsa
