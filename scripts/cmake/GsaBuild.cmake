@@ -42,19 +42,26 @@ function(gsa_library name)
   target_link_libraries(${name} PUBLIC gsa_settings ${arg_LINK})
 endfunction()
 
-# gsa_test(NAME SOURCES... [LINK targets...] [RANKS n]): a GoogleTest program, one ctest entry a
-# program; with RANKS it runs under mpirun with that many ranks.
+# gsa_test(NAME SOURCES... [LINK targets...] [RANKS n...]): a GoogleTest program. One ctest entry; with
+# RANKS one for each number of ranks, NAME.ranksN, under mpirun (1: without it).
 function(gsa_test name)
-  cmake_parse_arguments(arg "" "RANKS" "SOURCES;LINK" ${ARGN})
+  cmake_parse_arguments(arg "" "" "SOURCES;LINK;RANKS" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE gsa_settings ${arg_LINK} GTest::gtest GTest::gtest_main)
-  if(arg_RANKS)
-    add_test(NAME ${name} COMMAND mpirun --allow-run-as-root --oversubscribe --bind-to none
-             -n ${arg_RANKS} $<TARGET_FILE:${name}>)
-    set_tests_properties(${name} PROPERTIES PROCESSORS 2)
-  else()
+  set(entries)
+  foreach(ranks ${arg_RANKS})
+    set(launcher)
+    if(ranks GREATER 1)
+      set(launcher mpirun --allow-run-as-root --oversubscribe --bind-to none -n ${ranks})
+    endif()
+    add_test(NAME ${name}.ranks${ranks} COMMAND ${launcher} $<TARGET_FILE:${name}>)
+    set_tests_properties(${name}.ranks${ranks} PROPERTIES PROCESSORS 2)
+    list(APPEND entries ${name}.ranks${ranks})
+  endforeach()
+  if(NOT entries)
     add_test(NAME ${name} COMMAND ${name})
+    set(entries ${name})
   endif()
-  set_tests_properties(${name} PROPERTIES TIMEOUT 900
-    ENVIRONMENT "GSA_GOLDEN_DIR=$ENV{GSA_GOLDEN_DIR};GSA_BINARY=$<$<TARGET_EXISTS:gsa>:$<TARGET_FILE:gsa>>")
+  set_tests_properties(${entries} PROPERTIES TIMEOUT 900
+    ENVIRONMENT "GSA_GOLDEN_DIR=$ENV{GSA_GOLDEN_DIR};GSA_BINARY=$<TARGET_FILE_DIR:gsa>/gsa")
 endfunction()

@@ -1,0 +1,21 @@
+// For tests that run under mpirun: link gsa_mpi_test, which brings their main function. Rank 0
+// prints the results, the others only what failed on them; the exit code says whether any rank
+// failed.
+#pragma once
+
+#include <memory>
+
+#include "trainer/distributed/communicator.h"
+
+namespace gsa::testing {
+
+// Longer than any wait of a test on a busy machine, shorter than the patience of a reader.
+inline constexpr double test_timeout_seconds = 120;
+
+// The program's MPI.
+MpiEnvironment& mpi();
+
+// All ranks, on the host; collective.
+std::unique_ptr<Communicator> all_ranks(double timeout_seconds = test_timeout_seconds);
+
+}  // namespace gsa::testing
