@@ -35,13 +35,13 @@ void with_element(DType dtype, const char* operation, F&& f) {
   }
 }
 
-// Calls `f` with std::integral_constant<int, width>: vector_width where `vectorized`, else 1.
+// Calls `f` with Width<width>: vector_width where `vectorized`, else 1.
 template <typename F>
 void with_width(bool vectorized, F&& f) {
   if (vectorized) {
-    f(std::integral_constant<int, vector_width>{});
+    f(Width<vector_width>{});
   } else {
-    f(std::integral_constant<int, 1>{});
+    f(Width<1>{});
   }
 }
 

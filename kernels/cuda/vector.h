@@ -17,6 +17,10 @@ using bfloat16 = __nv_bfloat16;
 inline constexpr int vector_width = 8;
 inline constexpr int access_bytes = 16;
 
+// A number of elements as a type.
+template <int width>
+using Width = std::integral_constant<int, width>;
+
 __device__ inline float to_float(float x) {
   return x;
 }

@@ -49,11 +49,12 @@ inline constexpr int64_t embedding_tile = 32;
 inline constexpr int embedding_ends = 2;
 struct EmbeddingWorkspace {
   int64_t tiles;
-  size_t sorted_tokens;  // [N] int32
-  size_t order;          // [N] int32: 0, 1, ..., N-1
-  size_t sorted_order;   // [N] int32
-  size_t end_sums;       // [tiles, 2, D] float32
-  size_t sort;           // scratch of the radix sort
+  size_t keys;              // [N] int32: what is sorted
+  size_t positions;         // [N] int32: 0, 1, ..., N-1
+  size_t sorted_tokens;     // [N] int32
+  size_t sorted_positions;  // [N] int32
+  size_t end_sums;          // [tiles, 2, D] float32
+  size_t sort;              // scratch of the radix sort
   size_t sort_bytes;
   size_t bytes;  // in all
 
@@ -65,9 +66,10 @@ struct EmbeddingWorkspace {
     constexpr size_t sort_bytes_a_token = 12;
     const size_t list = size_t(tokens) * sizeof(int32_t);
     WorkspaceLayout layout;
+    keys = layout.add(list);
+    positions = layout.add(list);
     sorted_tokens = layout.add(list);
-    order = layout.add(list);
-    sorted_order = layout.add(list);
+    sorted_positions = layout.add(list);
     end_sums = layout.add(size_t(tiles) * embedding_ends * size_t(columns) * sizeof(float));
     sort_bytes = sort_fixed_bytes + size_t(tokens) * sort_bytes_a_token;
     sort = layout.add(sort_bytes);
