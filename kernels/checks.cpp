@@ -177,7 +177,8 @@ void SumLosses::check() const {
   require_present(losses, 1, "losses");
   require_shape(labels, losses.shape(), "labels");
   require_dtype(labels, DType::int32, "labels");
-  require_optional(totals, DType::float64, {2}, "totals");
+  require_shape(totals, {2}, "totals");
+  require_dtype(totals, DType::float64, "totals");
 }
 
 void SquaredNorm::check() const {
@@ -189,9 +190,13 @@ void SquaredNorm::check() const {
 
 void ClipScale::check() const {
   require_shape(squared_norm, {1}, "squared_norm");
+  require_dtype(squared_norm, DType::float64, "squared_norm");
   require_shape(totals, {2}, "totals");
+  require_dtype(totals, DType::float64, "totals");
   require_shape(norm, {1}, "norm");
+  require_dtype(norm, DType::float64, "norm");
   require_shape(scale, {1}, "scale");
+  require_dtype(scale, DType::float64, "scale");
   require(nominal_tokens > 0, "nominal_tokens must be positive");
 }
 
@@ -204,6 +209,7 @@ void AdamW::check() const {
     require_shape(weights, gradient.shape(), "weights");
   }
   require_shape(scale, {1}, "scale");
+  require_dtype(scale, DType::float64, "scale");
   require(step >= 1, "AdamW counts its steps from 1");
 }
 

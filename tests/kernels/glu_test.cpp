@@ -1,0 +1,129 @@
+#include "kernels/glu.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/support/numeric.h"
+#include "tests/support/scratch.h"
+
+namespace gsa::kernels {
+namespace {
+
+using test::HostTensor;
+using test::relative_error;
+
+constexpr int64_t rows = 19;
+constexpr int64_t width = 45;
+constexpr int64_t padding = 6;
+
+struct Expected {
+  std::vector<double> output;
+  std::vector<double> grad_gate_up;
+};
+
+// The definition, element by element in double.
+Expected definition(const HostTensor& gate_up, const HostTensor& grad_output) {
+  Expected expected{std::vector<double>(rows * width), std::vector<double>(2 * rows * width)};
+  for (int64_t n = 0; n < rows; ++n) {
+    for (int64_t f = 0; f < width; ++f) {
+      const int64_t gate_at = n * 2 * width + f;
+      const double gate = gate_up.get(gate_at);
+      const double up = gate_up.get(gate_at + width);
+      const double grad = grad_output.get(n * width + f);
+      const double sigmoid = 1 / (1 + std::exp(-gate));
+      expected.output[n * width + f] = gate * sigmoid * up;
+      expected.grad_gate_up[gate_at] = grad * up * sigmoid * (1 + gate * (1 - sigmoid));
+      expected.grad_gate_up[gate_at + width] = grad * gate * sigmoid;
+    }
+  }
+  return expected;
+}
+
+class CpuSwiglu : public testing::TestWithParam<DType> {
+ protected:
+  double tolerance() const {
+    return GetParam() == DType::float64 ? test::double_tolerance : test::float_tolerance;
+  }
+  test::Random random_{3};
+  test::TestStream stream_;
+  HostTensor gate_up_ = HostTensor::random(GetParam(), {rows, 2 * width}, random_, -9, 9, padding);
+  HostTensor grad_output_ = HostTensor::random(GetParam(), {rows, width}, random_, -1, 1, padding);
+  Expected expected_ = definition(gate_up_, grad_output_);
+};
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, CpuSwiglu, testing::Values(DType::float32, DType::float64),
+                         [](const auto& suite) { return name_of(suite.param); });
+
+TEST_P(CpuSwiglu, ForwardIsItsDefinitionOnStridedRows) {
+  const HostTensor output(GetParam(), {rows, width}, padding + 1);
+  swiglu_forward(stream_, {.gate_up = gate_up_, .output = output});
+  EXPECT_LT(relative_error(output.values(), expected_.output), tolerance());
+  EXPECT_TRUE(output.gaps_are_untouched());
+}
+
+TEST_P(CpuSwiglu, BackwardIsItsDefinitionAndRecomputesTheOutput) {
+  const HostTensor output(GetParam(), {rows, width}, padding + 1);
+  const HostTensor grad(GetParam(), {rows, 2 * width}, padding + 3);
+  swiglu_backward(
+      stream_,
+      {.gate_up = gate_up_, .grad_output = grad_output_, .output = output, .grad_gate_up = grad});
+  EXPECT_LT(relative_error(output.values(), expected_.output), tolerance());
+  EXPECT_LT(relative_error(grad.values(), expected_.grad_gate_up), tolerance());
+  EXPECT_TRUE(output.gaps_are_untouched() && grad.gaps_are_untouched());
+}
+
+TEST_P(CpuSwiglu, BackwardMayOverwriteItsInputs) {
+  swiglu_backward(stream_, {.gate_up = gate_up_,
+                            .grad_output = grad_output_,
+                            .output = grad_output_,
+                            .grad_gate_up = gate_up_});
+  EXPECT_LT(relative_error(grad_output_.values(), expected_.output), tolerance());
+  EXPECT_LT(relative_error(gate_up_.values(), expected_.grad_gate_up), tolerance());
+}
+
+TEST_P(CpuSwiglu, BackwardNeedsNoOutput) {
+  const HostTensor grad(GetParam(), {rows, 2 * width});
+  swiglu_backward(
+      stream_,
+      {.gate_up = gate_up_, .grad_output = grad_output_, .output = {}, .grad_gate_up = grad});
+  EXPECT_LT(relative_error(grad.values(), expected_.grad_gate_up), tolerance());
+}
+
+TEST(CpuSwiglu64, BackwardMatchesCentralDifferences) {
+  constexpr auto dtype = DType::float64;
+  test::Random random(5);
+  test::TestStream stream;
+  auto gate_up = HostTensor::random(dtype, {3, 10}, random, -3, 3);
+  const auto grad_output = HostTensor::random(dtype, {3, 5}, random);
+  const HostTensor output(dtype, {3, 5});
+  const HostTensor grad(dtype, {3, 10});
+  swiglu_backward(
+      stream, {.gate_up = gate_up, .grad_output = grad_output, .output = {}, .grad_gate_up = grad});
+  const auto loss = [&] {
+    swiglu_forward(stream, {.gate_up = gate_up, .output = output});
+    return test::dot(output.values(), grad_output.values());
+  };
+  EXPECT_LT(relative_error(grad.values(), central_differences(gate_up, loss)),
+            test::central_difference_tolerance);
+}
+
+TEST(CpuSwigluErrors, ShapesAndDtypesAreChecked) {
+  test::TestStream stream;
+  const HostTensor odd(DType::float32, {2, 5});
+  const HostTensor even(DType::float32, {2, 6});
+  const HostTensor output(DType::float32, {2, 3});
+  const HostTensor half(DType::bfloat16, {2, 6});
+  const HostTensor half_output(DType::bfloat16, {2, 3});
+  EXPECT_THROW(swiglu_forward(stream, {.gate_up = odd, .output = output}), std::invalid_argument);
+  EXPECT_THROW(swiglu_forward(stream, {.gate_up = even, .output = even}), std::invalid_argument);
+  EXPECT_THROW(swiglu_forward(stream, {.gate_up = half, .output = half_output}),
+               std::invalid_argument);
+  EXPECT_THROW(
+      swiglu_backward(
+          stream, {.gate_up = even, .grad_output = output, .output = {}, .grad_gate_up = output}),
+      std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace gsa::kernels
