@@ -1,5 +1,6 @@
 #include "kernels/device.h"
 
+#include <cblas.h>
 #include <omp.h>
 #include <sys/sysinfo.h>
 
@@ -41,6 +42,11 @@ DeviceInfo device_info(Device device, int ordinal) {
   info.memory_bytes = size_t(memory.totalram) * memory.mem_unit;
   info.free_bytes = size_t(memory.freeram) * memory.mem_unit;
   return info;
+}
+
+void set_cpu_threads(int threads) {
+  omp_set_num_threads(threads);
+  openblas_set_num_threads(threads);
 }
 
 void use_device(Device device, int ordinal) {

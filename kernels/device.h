@@ -40,6 +40,8 @@ struct DeviceInfo {
 int cuda_device_count();
 // Throws DeviceError if there is no such device.
 DeviceInfo device_info(Device device, int ordinal = 0);
+// Threads that CPU kernels and matrix products of this process use from now on.
+void set_cpu_threads(int threads);
 // Makes `ordinal` the calling thread's CUDA device; nothing on the CPU.
 void use_device(Device device, int ordinal);
 

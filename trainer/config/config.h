@@ -60,6 +60,7 @@ struct TrainConfig {
   int64_t validate_every = 0;      // steps; 0: never
   int64_t validation_tokens = 0;   // tokens a validation; 0: the whole split
   int64_t stop_after_steps = 0;    // stop with a checkpoint after that many steps of this start
+  int64_t max_skipped_steps = 10;  // in a row, for a loss or gradient that is not finite
 };
 
 // `optimizer`: AdamW with decoupled weight decay on matrices.

@@ -174,26 +174,30 @@ Group data_group() {
 Group train_group() {
   const Section<TrainConfig> train{"train", &Config::train};
   using C = TrainConfig;
-  return {"train",
-          "how much to train, and in what portions",
-          {
-              train.key("tokens", &C::tokens, "tokens to train on in all; required", at_least(1)),
-              train.key("batch_tokens", &C::batch_tokens,
-                        "tokens a step over all ranks; 0: one micro-batch a rank", at_least(0)),
-              train.key("micro_batch", &C::micro_batch,
-                        "sequences a rank runs forward and backward at once",
-                        between(1, kLargestMicroBatch)),
-              train.key("recompute", &C::recompute,
-                        "block: keep a block's input only and run its forward again in backward",
-                        one_of({"none", "block"})),
-              train.key("validate_every", &C::validate_every, "steps between validations; 0: never",
-                        at_least(0)),
-              train.key("validation_tokens", &C::validation_tokens,
-                        "tokens a validation reads; 0: the whole split", at_least(0)),
-              train.key("stop_after_steps", &C::stop_after_steps,
-                        "stop with a checkpoint after so many steps of this start; 0: do not",
-                        at_least(0)),
-          }};
+  return {
+      "train",
+      "how much to train, and in what portions",
+      {
+          train.key("tokens", &C::tokens, "tokens to train on in all; required", at_least(1)),
+          train.key("batch_tokens", &C::batch_tokens,
+                    "tokens a step over all ranks; 0: one micro-batch a rank", at_least(0)),
+          train.key("micro_batch", &C::micro_batch,
+                    "sequences a rank runs forward and backward at once",
+                    between(1, kLargestMicroBatch)),
+          train.key("recompute", &C::recompute,
+                    "block: keep a block's input only and run its forward again in backward",
+                    one_of({"none", "block"})),
+          train.key("validate_every", &C::validate_every, "steps between validations; 0: never",
+                    at_least(0)),
+          train.key("validation_tokens", &C::validation_tokens,
+                    "tokens a validation reads; 0: the whole split", at_least(0)),
+          train.key("stop_after_steps", &C::stop_after_steps,
+                    "stop with a checkpoint after so many steps of this start; 0: do not",
+                    at_least(0)),
+          train.key("max_skipped_steps", &C::max_skipped_steps,
+                    "steps in a row that may be skipped for a loss or gradient that is not finite",
+                    at_least(1)),
+      }};
 }
 
 Group optimizer_group() {

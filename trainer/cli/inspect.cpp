@@ -1,0 +1,150 @@
+// gsa inspect: what a folder of shards, a checkpoint or a run holds.
+#include "data/inspect.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "data/stream.h"
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/cli/commands.h"
+#include "trainer/config/error.h"
+#include "trainer/metrics/metrics.h"
+#include "trainer/metrics/progress.h"
+#include "trainer/run_folder.h"
+
+namespace gsa {
+namespace {
+
+struct InspectArguments {
+  std::filesystem::path path;
+  data::InspectOptions options;
+};
+
+constexpr const char* footer =
+    "Examples:\n"
+    "  gsa inspect data/slimpajama/train\n"
+    "  gsa inspect runs/gsa-1.3b\n"
+    "  gsa inspect runs/gsa-1.3b/checkpoints/step-00001000";
+
+// Entropy of the distribution of single tokens, nats: the loss of a model that knows nothing but
+// how frequent each token is.
+double unigram_entropy(const std::filesystem::path& folder) {
+  const data::TokenStream stream(folder);
+  const int32_t vocabulary = stream.tokenizer().vocabulary_size;
+  constexpr int64_t block = 1 << 20;
+  std::vector<int64_t> counts(static_cast<size_t>(vocabulary), 0);
+  std::vector<int32_t> tokens;
+  for (int64_t begin = 0; begin < stream.tokens(); begin += block) {
+    tokens.resize(static_cast<size_t>(std::min(block, stream.tokens() - begin)));
+    stream.copy(begin, vocabulary, tokens);
+    for (const int32_t token : tokens) {
+      ++counts[static_cast<size_t>(token)];
+    }
+  }
+  double entropy = 0;
+  for (const int64_t count : counts) {
+    if (count > 0) {
+      const double share = double(count) / double(stream.tokens());
+      entropy -= share * std::log(share);
+    }
+  }
+  return entropy;
+}
+
+int inspect_shards(const InspectArguments& arguments) {
+  const data::FolderReport report = data::inspect_folder(arguments.path, arguments.options);
+  std::printf("%s\n", data::describe(report).c_str());
+  if (!report.faults.empty()) {
+    return exit_data;
+  }
+  std::printf("unigram entropy %.4f nats a token\n", unigram_entropy(arguments.path));
+  return exit_done;
+}
+
+int inspect_checkpoint(const std::filesystem::path& path) {
+  const CheckpointMetadata metadata = read_metadata(path);
+  verify_checkpoint(path);
+  std::printf("checkpoint %s\n  step %ld, %s tokens seen, next sample %ld, seed %ld\n",
+              path.c_str(), metadata.step, human_count(double(metadata.tokens_seen)).c_str(),
+              metadata.next_sample, metadata.seed);
+  std::printf("  written by %d ranks; checksums are right\n", metadata.ranks);
+  for (const auto& [name, version] : metadata.versions) {
+    std::printf("  %s %s\n", name.c_str(), version.c_str());
+  }
+  int64_t total = 0;
+  for (const CheckpointParameter& parameter : read_parameters(path)) {
+    int64_t count = 1;
+    std::string shape;
+    for (const int64_t dim : parameter.shape) {
+      count *= dim;
+      shape += (shape.empty() ? "" : " x ") + std::to_string(dim);
+    }
+    total += count;
+    std::printf("  %-48s %s\n", parameter.name.c_str(), shape.c_str());
+  }
+  std::printf("  %ld parameters\n", total);
+  return exit_done;
+}
+
+int inspect_run(const RunFolder& folder) {
+  const std::vector<StepMetrics> steps = read_metrics(folder.metrics());
+  std::printf("run %s\n", folder.path.c_str());
+  if (!steps.empty()) {
+    const StepMetrics& last = steps.back();
+    std::printf("  %zu steps, %s tokens, last loss %.4f\n", steps.size(),
+                human_count(double(last.tokens_seen)).c_str(), last.loss);
+  }
+  const StepMetrics* best = nullptr;
+  for (const StepMetrics& step : steps) {
+    if (step.validation && (best == nullptr || step.validation->loss < best->validation->loss)) {
+      best = &step;
+    }
+  }
+  if (best != nullptr) {
+    std::printf("  best validation loss %.4f at step %ld\n", best->validation->loss, best->step);
+  }
+  for (const std::filesystem::path& checkpoint : list_checkpoints(folder.checkpoints())) {
+    std::printf("  checkpoint %s\n", checkpoint.filename().c_str());
+  }
+  return exit_done;
+}
+
+int run_inspect(const InspectArguments& arguments) {
+  const std::filesystem::path& path = arguments.path;
+  if (!std::filesystem::exists(path)) {
+    throw ConfigError(path.string() + ": there is no such file or folder");
+  }
+  if (std::filesystem::exists(path / "manifest.json")) {
+    return inspect_checkpoint(path);
+  }
+  const RunFolder folder(path);
+  if (std::filesystem::exists(folder.metrics())) {
+    return inspect_run(folder);
+  }
+  return inspect_shards(arguments);
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& program, Action& action) {
+  const auto arguments = std::make_shared<InspectArguments>();
+  CLI::App* command = program.add_subcommand(
+      "inspect", "Show and verify what a shard folder, a checkpoint or a run holds");
+  command->add_option("path", arguments->path, "Shard folder, checkpoint or run")->required();
+  command->add_flag("--verify,!--no-verify", arguments->options.verify,
+                    "Read all shards and compare their checksums (the default)");
+  command->add_option("--samples", arguments->options.samples_per_source,
+                      "Pieces of text to show of each source");
+  command->footer(footer);
+  command->callback(
+      [arguments, &action] { action.alone = [arguments] { return run_inspect(*arguments); }; });
+}
+
+}  // namespace gsa

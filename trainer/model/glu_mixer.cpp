@@ -1,0 +1,51 @@
+#include "trainer/model/glu_mixer.h"
+
+#include "kernels/glu.h"
+#include "kernels/matmul.h"
+#include "trainer/model/linear.h"
+
+namespace gsa {
+
+GluMixer::GluMixer(const ModelConfig& config, const std::string& prefix, ParameterStore& parameters)
+    : intermediate_(config.resolved_intermediate()) {
+  const auto matrix = [&](const char* name, int64_t rows, int64_t columns) {
+    return parameters.add(prefix + name + ".weight", {rows, columns}, Initialization::normal);
+  };
+  const Parameter gate = matrix("gate_proj", intermediate_, config.hidden);
+  const Parameter up = matrix("up_proj", intermediate_, config.hidden);
+  gate_up_proj_ = parameters.fuse(gate, up);
+  down_proj_ = matrix("down_proj", config.hidden, intermediate_);
+}
+
+void GluMixer::forward(Pass& pass, ConstTensor input, Tensor output) {
+  const int64_t tokens = pass.tokens();
+  const Tensor gate_up = pass.tape.allocate(pass.dtype, {tokens, 2 * intermediate_});
+  linear_forward(pass, input, gate_up_proj_, gate_up);
+
+  Tape::Scratch scratch(pass.tape);
+  const Tensor activated = scratch.tensor(pass.dtype, {tokens, intermediate_});
+  kernels::swiglu_forward(pass.stream, {.gate_up = gate_up, .output = activated});
+  linear_forward(pass, activated, down_proj_, output);
+  pass.tape.push(gate_up);
+}
+
+void GluMixer::backward(Pass& pass, ConstTensor input, ConstTensor grad_output, Tensor grad_input) {
+  const Tensor gate_up = pass.tape.pop();
+  Tape::Scratch scratch(pass.tape);
+  const Shape shape{pass.tokens(), intermediate_};
+  const Tensor grad_activated = scratch.tensor(pass.dtype, shape);
+  kernels::matmul(pass.stream, {.a = grad_output, .b = down_proj_.weight(), .c = grad_activated});
+  // The activation takes the place of its gradient, and the gradient of gate and up their place.
+  kernels::swiglu_backward(pass.stream, {.gate_up = gate_up,
+                                         .grad_output = grad_activated,
+                                         .output = grad_activated,
+                                         .grad_gate_up = gate_up});
+  kernels::matmul(pass.stream, {.a = grad_output,
+                                .b = grad_activated,
+                                .transpose_a = kernels::Transpose::yes,
+                                .accumulate = kernels::Accumulate::yes,
+                                .c = down_proj_.gradient()});
+  linear_backward(pass, input, gate_up_proj_, gate_up, grad_input);
+}
+
+}  // namespace gsa

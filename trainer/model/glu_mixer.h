@@ -1,0 +1,29 @@
+// The channel mixer: a gated linear unit, (swish(x Wgate^T) * (x Wup^T)) Wdown^T.
+//
+// Kept for backward: the products with Wgate and Wup (one product). Computed again: their
+// activation.
+#pragma once
+
+#include <string>
+
+#include "trainer/config/config.h"
+#include "trainer/model/parameters.h"
+#include "trainer/model/pass.h"
+
+namespace gsa {
+
+class GluMixer {
+ public:
+  GluMixer(const ModelConfig& config, const std::string& prefix, ParameterStore& parameters);
+
+  // output [N, D] from input [N, D]; backward is given the same input again.
+  void forward(Pass& pass, ConstTensor input, Tensor output);
+  void backward(Pass& pass, ConstTensor input, ConstTensor grad_output, Tensor grad_input);
+
+ private:
+  int64_t intermediate_;
+  Parameter gate_up_proj_;
+  Parameter down_proj_;
+};
+
+}  // namespace gsa

@@ -1,0 +1,141 @@
+#include "trainer/model/language_model.h"
+
+#include "kernels/embedding.h"
+
+namespace gsa {
+namespace {
+
+constexpr int embedding_bucket = 0;
+int block_bucket(size_t block) {
+  return static_cast<int>(block) + 1;
+}
+
+}  // namespace
+
+LanguageModel::LanguageModel(const ModelConfig& config, ParameterStore& parameters, Keep keep)
+    : config_(config), keep_(keep) {
+  parameters.begin_bucket();
+  embeddings_ = parameters.add("model.embeddings.weight", {config.vocabulary, config.hidden},
+                               Initialization::normal);
+  for (int layer = 0; layer < config.layers; ++layer) {
+    parameters.begin_bucket();
+    blocks_.push_back(std::make_unique<Block>(config, layer, parameters));
+  }
+  parameters.begin_bucket();
+  norm_ = std::make_unique<PreNorm>(config, "model.norm", parameters);
+  head_ = std::make_unique<Head>(
+      config.tie_embeddings ? embeddings_
+                            : parameters.add("lm_head.weight", {config.vocabulary, config.hidden},
+                                             Initialization::normal));
+}
+
+void LanguageModel::embed(Pass& pass, ConstTensor tokens, Tensor output) const {
+  pass.before_use(embedding_bucket);
+  kernels::embedding_forward(pass.stream,
+                             {.tokens = tokens, .table = embeddings_.weight(), .output = output});
+}
+
+void LanguageModel::forward_backward(Pass& pass, ConstTensor tokens, ConstTensor labels,
+                                     double gradient_scale, Tensor losses) {
+  Tape& tape = pass.tape;
+  const Shape shape{tokens.dim(0), config_.hidden};
+  tape.begin_frame();
+  Tape::Scratch scratch(tape);
+  const Tensor pending = scratch.tensor(pass.dtype, shape);
+  const Tensor transient = scratch.tensor(pass.dtype, shape);
+  ResidualStream stream{
+      .sum = tape.allocate(pass.dtype, shape), .pending = pending, .transient = transient};
+  embed(pass, tokens, stream.sum);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    pass.before_use(block_bucket(i));
+    blocks_[i]->forward(pass, stream, keep_);
+  }
+
+  const int head_bucket = block_bucket(blocks_.size());
+  pass.before_use(head_bucket);
+  const Tensor gradient = pending;  // free once the final norm has added it
+  {
+    Tape::Scratch inner(tape);
+    const Tensor normalized = inner.tensor(pass.dtype, shape);
+    const Tensor inverse_rms = inner.tensor(pass.statistics(), {tokens.dim(0)});
+    norm_->forward(pass, stream, transient, normalized, inverse_rms);
+    head_->loss_and_gradient(pass, normalized, labels, gradient_scale, losses, normalized);
+    fill_zero(pass.stream, gradient);
+    norm_->backward(pass, stream.sum, inverse_rms, normalized, gradient);
+  }
+  pass.gradients_ready(head_bucket);
+  backward_blocks(pass, tokens, gradient, transient);
+  tape.end_frame();
+}
+
+void LanguageModel::backward_blocks(Pass& pass, ConstTensor tokens, Tensor gradient, Tensor spare) {
+  for (size_t i = blocks_.size(); i-- > 0;) {
+    blocks_[i]->backward(pass, gradient, spare, keep_);
+    pass.gradients_ready(block_bucket(i));
+  }
+  kernels::embedding_backward(
+      pass.stream,
+      {.tokens = tokens, .grad_output = gradient, .grad_table = embeddings_.gradient()});
+  pass.gradients_ready(embedding_bucket);
+}
+
+void LanguageModel::encode(Pass& pass, ConstTensor tokens, Tensor output) {
+  Tape& tape = pass.tape;
+  const Shape shape{tokens.dim(0), config_.hidden};
+  Tape::Scratch scratch(tape);
+  const Tensor sum = scratch.tensor(pass.dtype, shape);
+  ResidualStream stream{.sum = sum, .pending = scratch.tensor(pass.dtype, shape), .transient = sum};
+  embed(pass, tokens, stream.sum);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    pass.before_use(block_bucket(i));
+    blocks_[i]->forward(pass, stream, Keep::nothing);
+  }
+  pass.before_use(block_bucket(blocks_.size()));
+  const Tensor inverse_rms = scratch.tensor(pass.statistics(), {tokens.dim(0)});
+  norm_->forward(pass, stream, stream.transient, output, inverse_rms);
+}
+
+void LanguageModel::loss(Pass& pass, ConstTensor tokens, ConstTensor labels, Tensor losses) {
+  Tape::Scratch scratch(pass.tape);
+  const Tensor encoded = scratch.tensor(pass.dtype, {tokens.dim(0), config_.hidden});
+  encode(pass, tokens, encoded);
+  head_->loss(pass, encoded, labels, losses);
+}
+
+void LanguageModel::logits(Pass& pass, ConstTensor tokens, Tensor logits) {
+  Tape::Scratch scratch(pass.tape);
+  const Tensor encoded = scratch.tensor(pass.dtype, {tokens.dim(0), config_.hidden});
+  encode(pass, tokens, encoded);
+  head_->logits(pass, encoded, logits);
+}
+
+void LanguageModel::last_logits(Pass& pass, ConstTensor tokens, Tensor logits) {
+  Tape::Scratch scratch(pass.tape);
+  const Tensor encoded = scratch.tensor(pass.dtype, {tokens.dim(0), config_.hidden});
+  encode(pass, tokens, encoded);
+  const int64_t sequences = pass.sequences.count();
+  if (sequences == tokens.dim(0)) {
+    head_->logits(pass, encoded, logits);
+    return;
+  }
+  const Tensor last = scratch.tensor(pass.dtype, {sequences, config_.hidden});
+  for (int64_t i = 0; i < sequences; ++i) {
+    const int64_t end = pass.sequences.host[static_cast<size_t>(i) + 1];
+    copy(pass.stream, encoded.rows(end - 1, end), last.rows(i, i + 1));
+  }
+  head_->logits(pass, last, logits);
+}
+
+std::vector<std::vector<Shape>> LanguageModel::state_shapes(int64_t sequences) const {
+  std::vector<std::vector<Shape>> all;
+  for (const auto& block : blocks_) {
+    std::vector<Shape> shapes;
+    for (const Shape& one : block->state_shapes()) {
+      shapes.push_back({sequences, one[0], one[1], one[2]});
+    }
+    all.push_back(shapes);
+  }
+  return all;
+}
+
+}  // namespace gsa

@@ -1,0 +1,26 @@
+#include "trainer/model/linear.h"
+
+#include "kernels/matmul.h"
+
+namespace gsa {
+
+using kernels::Accumulate;
+using kernels::Transpose;
+
+void linear_forward(Pass& pass, ConstTensor input, const Parameter& parameter, Tensor output) {
+  kernels::matmul(
+      pass.stream,
+      {.a = input, .b = parameter.weight(), .transpose_b = Transpose::yes, .c = output});
+}
+
+void linear_backward(Pass& pass, ConstTensor input, const Parameter& parameter,
+                     ConstTensor grad_output, Tensor grad_input) {
+  kernels::matmul(pass.stream, {.a = grad_output,
+                                .b = input,
+                                .transpose_a = Transpose::yes,
+                                .accumulate = Accumulate::yes,
+                                .c = parameter.gradient()});
+  kernels::matmul(pass.stream, {.a = grad_output, .b = parameter.weight(), .c = grad_input});
+}
+
+}  // namespace gsa

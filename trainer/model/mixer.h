@@ -1,0 +1,36 @@
+// A token mixer: the part of a block that mixes along the sequence. GSA is one; its relatives are
+// others, chosen by `model.mixer`. A new one is a class of this interface (a header and a source
+// file) and one line in the registry, mixer.cpp.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "trainer/config/config.h"
+#include "trainer/model/parameters.h"
+#include "trainer/model/pass.h"
+
+namespace gsa {
+
+class TokenMixer {
+ public:
+  virtual ~TokenMixer() = default;
+
+  // output [N, D] from input [N, D]; pushes what backward needs, except the input itself.
+  virtual void forward(Pass& pass, ConstTensor input, Tensor output) = 0;
+  // grad_input [N, D] from grad_output [N, D]; pops what forward pushed; `input` is forward's.
+  virtual void backward(Pass& pass, ConstTensor input, ConstTensor grad_output,
+                        Tensor grad_input) = 0;
+
+  // Dimensions of the state tensors of one sequence, without the sequence dimension; their size
+  // does not depend on how much was read.
+  virtual std::vector<Shape> state_shapes() const = 0;
+};
+
+// The mixer named by `config.mixer` for layer `layer`; declares its parameters under `prefix`
+// ("model.layers.3.attn."). Throws ConfigError naming the known mixers.
+std::unique_ptr<TokenMixer> make_mixer(const ModelConfig& config, int layer,
+                                       const std::string& prefix, ParameterStore& parameters);
+
+}  // namespace gsa

@@ -1,0 +1,171 @@
+#include "trainer/model/parameters.h"
+
+#include <cmath>
+#include <numbers>
+#include <numeric>
+
+namespace gsa {
+namespace {
+
+// Elements that every parameter and every rank's part of a bucket is a multiple of: 16-byte
+// accesses in bfloat16 with room to spare.
+constexpr int64_t element_alignment = 16;
+const auto planning_base = reinterpret_cast<std::byte*>(size_t{1} << 12);  // NOLINT
+
+int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): a counter-based generator.
+uint64_t mix(uint64_t x) {
+  x += 0x9E3779B97F4A7C15ULL;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
+  return x ^ (x >> 31);
+}
+
+uint64_t hash_name(const std::string& name) {
+  uint64_t hash = 0xCBF29CE484222325ULL;  // FNV-1a
+  for (const char c : name) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
+  }
+  return hash;
+}
+
+// In (0, 1], with 32 bits.
+double uniform(uint64_t bits) {
+  return (double(bits & 0xFFFFFFFFULL) + 1.0) * 0x1.0p-32;
+}
+
+// Standard normal number `index` of the stream `key` (Box and Muller).
+double normal(uint64_t key, uint64_t index) {
+  const uint64_t bits = mix(key + index * 0x9E3779B97F4A7C15ULL);
+  const double radius = std::sqrt(-2.0 * std::log(uniform(bits)));
+  return radius * std::cos(2.0 * std::numbers::pi * uniform(bits >> 32));
+}
+
+}  // namespace
+
+ConstTensor Parameter::weight() const {
+  if (store_ == nullptr) {
+    return {};
+  }
+  return store_->view(store_->weights_, store_->compute_, first_, last_);
+}
+
+Tensor Parameter::gradient() const {
+  if (store_ == nullptr) {
+    return {};
+  }
+  return store_->view(store_->gradients_, store_->gradient_dtype(), first_, last_);
+}
+
+ParameterStore::ParameterStore(Device device, DType compute, int ranks)
+    : device_(device), compute_(compute), ranks_(ranks) {}
+
+void ParameterStore::close_bucket() {
+  if (open_) {
+    end_ = round_up(end_, element_alignment * ranks_);
+    bucket_offsets_.push_back(end_);
+    open_ = false;
+  }
+}
+
+void ParameterStore::begin_bucket() {
+  close_bucket();
+  open_ = true;
+}
+
+Parameter ParameterStore::add(const std::string& name, Shape shape, Initialization initialization) {
+  const int bucket = static_cast<int>(bucket_offsets_.size()) - 1;
+  parameters_.push_back({name, shape, initialization, bucket, end_});
+  end_ = round_up(end_ + shape.count(), element_alignment);
+  return {this, parameters_.size() - 1, parameters_.size() - 1};
+}
+
+Parameter ParameterStore::fuse(const Parameter& first, const Parameter& last) {
+  for (size_t i = first.first_; i < last.last_; ++i) {
+    const ParameterInfo& here = parameters_[i];
+    const ParameterInfo& next = parameters_[i + 1];
+    if (here.shape.rank() != 2 || next.shape.rank() != 2 || here.shape[1] != next.shape[1] ||
+        here.offset + here.shape.count() != next.offset) {
+      throw std::logic_error(here.name + " and " + next.name + " do not lie as one matrix");
+    }
+  }
+  return {this, first.first_, last.last_};
+}
+
+void ParameterStore::allocate(Memory memory) {
+  close_bucket();
+  if (memory == Memory::planning) {
+    weights_ = planning_base;
+    gradients_ = planning_base;
+    return;
+  }
+  Stream stream(device_);
+  weight_memory_ = Buffer(device_, static_cast<size_t>(end_) * size_of(compute_));
+  weights_ = weight_memory_.data();
+  fill_zero(stream, all_weights());
+  if (memory == Memory::real) {
+    gradient_memory_ = Buffer(device_, static_cast<size_t>(end_) * size_of(gradient_dtype()));
+    gradients_ = gradient_memory_.data();
+    fill_zero(stream, all_gradients());
+  }
+  stream.synchronize();
+}
+
+int64_t ParameterStore::parameter_count() const {
+  return std::accumulate(
+      parameters_.begin(), parameters_.end(), int64_t{0},
+      [](int64_t sum, const ParameterInfo& info) { return sum + info.shape.count(); });
+}
+
+Tensor ParameterStore::view(std::byte* base, DType dtype, size_t first, size_t last) const {
+  if (base == nullptr) {
+    throw std::logic_error("the memory of " + parameters_[first].name + " was not allocated");
+  }
+  Shape shape = parameters_[first].shape;
+  if (last > first) {
+    int64_t rows = 0;
+    for (size_t i = first; i <= last; ++i) {
+      rows += parameters_[i].shape[0];
+    }
+    shape = {rows, shape[1]};
+  }
+  return {base + parameters_[first].offset * int64_t(size_of(dtype)), dtype, device_, shape};
+}
+
+Tensor ParameterStore::bucket_weights(int bucket) const {
+  return all_weights().rows(bucket_offset(bucket), bucket_offset(bucket + 1));
+}
+
+Tensor ParameterStore::bucket_gradients(int bucket) const {
+  return all_gradients().rows(bucket_offset(bucket), bucket_offset(bucket + 1));
+}
+
+Tensor ParameterStore::all_weights() const {
+  return {weights_, compute_, device_, {end_}};
+}
+
+Tensor ParameterStore::all_gradients() const {
+  return {gradients_, gradient_dtype(), device_, {end_}};
+}
+
+Tensor ParameterStore::weight(size_t parameter) const {
+  return view(weights_, compute_, parameter, parameter);
+}
+
+void initial_values(const ParameterInfo& parameter, int64_t seed, double std, int64_t begin,
+                    std::span<float> values) {
+  const uint64_t key = mix(static_cast<uint64_t>(seed)) ^ hash_name(parameter.name);
+  const auto count = static_cast<int64_t>(values.size());
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < count; ++i) {
+    values[static_cast<size_t>(i)] =
+        parameter.initialization == Initialization::ones
+            ? 1.0F
+            : static_cast<float>(std * normal(key, static_cast<uint64_t>(begin + i)));
+  }
+}
+
+}  // namespace gsa

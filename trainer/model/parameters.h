@@ -1,0 +1,109 @@
+// The parameters of a model: named views of flat buffers.
+//
+// Weights lie in one flat buffer in the dtype that the model computes in, gradients in another in
+// float32 (float64 for float64 models), in the order of first use. The buffers are cut into
+// *buckets* (the embedding, each block, the head): the unit in which gradients are reduced and
+// weights gathered over the ranks. A bucket is padded to a multiple of the number of ranks, so that
+// each rank owns one equal part of every bucket.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/device.h"
+
+namespace gsa {
+
+class ParameterStore;
+
+// How a parameter begins, and whether weight decay pulls on it.
+enum class Initialization : uint8_t {
+  normal,  // normal(0, init_std), decayed: matrices and the embedding
+  ones     // not decayed: norms' weights
+};
+
+struct ParameterInfo {
+  std::string name;  // as in published checkpoints
+  Shape shape;
+  Initialization initialization = Initialization::normal;
+  int bucket = 0;
+  int64_t offset = 0;  // of its first element in the flat buffers
+};
+
+// A parameter, or adjacent matrices of one width seen as one ("q, k, v and f as one product").
+// Default-constructed it is absent.
+class Parameter {
+ public:
+  Parameter() = default;
+  explicit operator bool() const { return store_ != nullptr; }
+  ConstTensor weight() const;
+  Tensor gradient() const;
+
+ private:
+  friend class ParameterStore;
+  Parameter(ParameterStore* store, size_t first, size_t last)
+      : store_(store), first_(first), last_(last) {}
+  ParameterStore* store_ = nullptr;
+  size_t first_ = 0;
+  size_t last_ = 0;
+};
+
+class ParameterStore {
+ public:
+  // `compute` is the dtype of weights: float32, float64 or bfloat16. `ranks` decides the padding.
+  ParameterStore(Device device, DType compute, int ranks);
+  ParameterStore(const ParameterStore&) = delete;
+  ParameterStore& operator=(const ParameterStore&) = delete;
+
+  // Declaration, in the order of first use; the handles serve after `allocate`.
+  void begin_bucket();
+  Parameter add(const std::string& name, Shape shape, Initialization initialization);
+  // The matrices `first` to `last`, declared one after the other, as one matrix of all their rows.
+  Parameter fuse(const Parameter& first, const Parameter& last);
+
+  // Takes the memory, zeroed. With `planning`, takes none and hands out addresses never to be read.
+  enum class Memory : uint8_t { real, planning, weights_only };
+  void allocate(Memory memory);
+
+  Device device() const { return device_; }
+  DType compute_dtype() const { return compute_; }
+  DType gradient_dtype() const {
+    return compute_ == DType::float64 ? DType::float64 : DType::float32;
+  }
+  const std::vector<ParameterInfo>& parameters() const { return parameters_; }
+  int64_t parameter_count() const;  // elements, without padding
+  int64_t flat_count() const { return bucket_offsets_.back(); }
+
+  int buckets() const { return static_cast<int>(bucket_offsets_.size()) - 1; }
+  int64_t bucket_offset(int bucket) const { return bucket_offsets_[static_cast<size_t>(bucket)]; }
+  Tensor bucket_weights(int bucket) const;
+  Tensor bucket_gradients(int bucket) const;
+  Tensor all_weights() const;
+  Tensor all_gradients() const;
+  Tensor weight(size_t parameter) const;
+
+ private:
+  friend class Parameter;
+  Tensor view(std::byte* base, DType dtype, size_t first, size_t last) const;
+  void close_bucket();
+
+  Device device_;
+  DType compute_;
+  int ranks_;
+  std::vector<ParameterInfo> parameters_;
+  std::vector<int64_t> bucket_offsets_{0};  // after allocate: one more than there are buckets
+  int64_t end_ = 0;
+  bool open_ = false;
+  Buffer weight_memory_;
+  Buffer gradient_memory_;
+  std::byte* weights_ = nullptr;
+  std::byte* gradients_ = nullptr;
+};
+
+// The initial value of element `index` of parameter `name`: a function of (seed, name, index)
+// alone, so that it does not depend on the number of ranks. Fills `values` from element `begin` on.
+void initial_values(const ParameterInfo& parameter, int64_t seed, double std, int64_t begin,
+                    std::span<float> values);
+
+}  // namespace gsa

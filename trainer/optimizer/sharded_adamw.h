@@ -1,0 +1,95 @@
+// AdamW over a model whose optimizer state is cut over the ranks (ZeRO stage 1, arXiv 1910.02054).
+//
+// Every rank holds all weights and all gradients, but masters and moments only of its own part of
+// each bucket. As a bucket's gradients become complete they are summed over the ranks, each rank
+// receiving its part (`reduce`); `update` clips by the global norm, updates the own parts and
+// gathers the new weights of all. Communication has a stream of its own: reductions run behind the
+// rest of backward, and the gathering of a bucket behind the next step's work before it
+// (`wait_for_weights`).
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "trainer/config/config.h"
+#include "trainer/distributed/communicator.h"
+#include "trainer/model/parameters.h"
+
+namespace gsa {
+
+// A contiguous part of one parameter in this rank's shard: elements [begin, end) of the parameter
+// at `offset` of the shard.
+struct ShardRange {
+  size_t parameter = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t offset = 0;
+};
+
+class ShardedAdamW {
+ public:
+  ShardedAdamW(const OptimizerConfig& config, ParameterStore& parameters,
+               Communicator& communicator, Stream& compute);
+
+  // Masters from their initial distribution, moments zero; weights follow.
+  void initialize(int64_t seed, double init_std);
+
+  void zero_gradients();
+  // The bucket's gradients are complete on this rank (queued on the compute stream): sums them over
+  // the ranks behind it.
+  void reduce(int bucket);
+  // After all buckets were reduced: clips and updates with this rate, then gathers weights.
+  // `totals` [2+] float64 on the device holds the loss sum and the count of labels, summed over the
+  // ranks; the gradients were made with the loss scaled by 1 / nominal_tokens. Where a sum is not
+  // finite, nothing is changed. Leaves the gradient's norm in `norm()`.
+  void update(double learning_rate, const Tensor& totals, double nominal_tokens);
+  // Later work on the compute stream sees the bucket's new weights.
+  void wait_for_weights(int bucket);
+
+  // [1] float64 on the device: the norm of the last step's gradient before clipping.
+  Tensor norm() const { return scalars_.rows(1, 2); }
+
+  // Updates applied; AdamW's t. Skipped steps do not count: the caller takes them back.
+  int64_t updates() const { return updates_; }
+  void set_updates(int64_t updates) { updates_ = updates; }
+
+  // This rank's shard, for checkpoints: what it holds, and its state in host memory and back.
+  const std::vector<ShardRange>& ranges() const { return ranges_; }
+  int64_t shard_count() const { return shard_count_; }
+  void read_state(std::span<float> master, std::span<float> first, std::span<float> second);
+  void write_state(std::span<const float> master, std::span<const float> first,
+                   std::span<const float> second);
+
+  // Bytes of the state on this rank.
+  size_t state_bytes() const;
+
+ private:
+  struct Part {                // this rank's part of a bucket
+    int64_t bucket_begin = 0;  // within the bucket
+    int64_t count = 0;
+    int64_t shard_offset = 0;
+  };
+  void lay_out();
+  void gather(int bucket);
+  Tensor own(const Tensor& bucket_tensor, int bucket) const;
+  Tensor state(size_t which, int bucket) const;
+  void weights_from_masters();
+
+  OptimizerConfig config_;
+  ParameterStore& parameters_;
+  Communicator& communicator_;
+  Stream& compute_;
+  Stream communication_;
+  std::vector<Part> parts_;
+  std::vector<ShardRange> ranges_;
+  int64_t shard_count_ = 0;
+  DType dtype_;
+  Buffer state_memory_;
+  Buffer scalar_memory_;
+  Tensor scalars_;  // squared norm, norm, scale
+  std::vector<Event> gradients_done_;
+  std::vector<Event> weights_done_;
+  int64_t updates_ = 0;
+};
+
+}  // namespace gsa

@@ -1,0 +1,53 @@
+#include "trainer/plan.h"
+
+namespace gsa {
+namespace {
+
+constexpr int optimizer_states = 3;  // masters, first and second moments
+
+}  // namespace
+
+int64_t count_parameters(const ModelConfig& config) {
+  ParameterStore parameters(Device::cpu, DType::float32, 1);
+  const LanguageModel model(config, parameters);
+  return parameters.parameter_count();
+}
+
+RunPlan plan_run(const Config& config, Device device, DType dtype, int ranks) {
+  const EngineOptions options{
+      .device = device,
+      .dtype = dtype,
+      .ranks = ranks,
+      .keep = config.train.recompute == "block" ? Keep::input : Keep::everything,
+      .memory = ParameterStore::Memory::planning};
+  ParameterStore parameters(device, dtype, ranks);
+  const LanguageModel model(config.model, parameters);
+  parameters.allocate(ParameterStore::Memory::planning);
+
+  const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
+  EngineOptions without_recompute = options;
+  without_recompute.keep = Keep::everything;
+  const PassCost cost = plan_training(config.model, without_recompute, sequences.view(device));
+
+  RunPlan plan;
+  plan.parameters = parameters.parameter_count();
+  plan.ranks = ranks;
+  plan.batch = resolve_batch(config, ranks);
+  const auto flat = static_cast<size_t>(parameters.flat_count());
+  plan.memory = {
+      .weights = flat * size_of(dtype),
+      .gradients = flat * size_of(parameters.gradient_dtype()),
+      .optimizer = optimizer_states * flat * sizeof(float) / static_cast<size_t>(ranks),
+      .activations = plan_training(config.model, options, sequences.view(device)).arena_bytes};
+  const auto tokens = double(config.train.micro_batch * config.data.sequence_length);
+  plan.flops_per_token = cost.flops / tokens;
+  for (const auto& [phase, flops] : cost.flops_by_phase) {
+    if (flops > 0) {
+      plan.flops_by_phase[phase] = flops / tokens;
+    }
+  }
+  plan.flops_total = plan.flops_per_token * double(config.train.tokens);
+  return plan;
+}
+
+}  // namespace gsa

@@ -1,0 +1,73 @@
+#include "trainer/run_folder.h"
+
+#include <fmt/format.h>
+
+#include <fstream>
+
+#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/config/error.h"
+#include "trainer/metrics/log.h"
+
+namespace gsa {
+namespace {
+
+void report_damaged(const std::filesystem::path& checkpoint, const std::string& what) {
+  log_warning(fmt::format("{} is damaged and is passed over: {}", checkpoint.string(), what));
+}
+
+}  // namespace
+
+void RunFolder::create(const Config& resolved) const {
+  std::error_code error;
+  std::filesystem::create_directories(checkpoints(), error);
+  if (!error) {
+    std::ofstream file(config(), std::ios::trunc);
+    file << to_yaml(resolved);
+    file.close();
+    if (!file) {
+      error = std::error_code(errno, std::generic_category());
+    }
+  }
+  if (error) {
+    throw ConfigError(fmt::format(
+        "{}: the run's folder cannot be written: {}; choose another run.directory or run.name",
+        path.string(), error.message()));
+  }
+}
+
+std::optional<std::filesystem::path> choose_checkpoint(const RunFolder& folder,
+                                                       const std::string& request) {
+  if (request == "auto") {
+    return newest_whole_checkpoint(folder.checkpoints(), report_damaged);
+  }
+  if (request != "none") {
+    return find_checkpoint(request);
+  }
+  if (!list_checkpoints(folder.checkpoints()).empty()) {
+    throw ConfigError(fmt::format(
+        "{} holds checkpoints of an earlier start: go on with --resume auto, or choose another "
+        "run.name",
+        folder.path.string()));
+  }
+  return std::nullopt;
+}
+
+std::filesystem::path find_checkpoint(const std::filesystem::path& path) {
+  if (std::filesystem::exists(path / "manifest.json")) {
+    return path;
+  }
+  const RunFolder folder{path};
+  std::optional<std::filesystem::path> newest;
+  if (std::filesystem::is_directory(folder.checkpoints())) {
+    newest = newest_whole_checkpoint(folder.checkpoints(), report_damaged);
+  }
+  if (!newest) {
+    throw CheckpointError(
+        fmt::format("{}: no whole checkpoint there; give the folder of a run or of a checkpoint "
+                    "(runs/NAME/checkpoints/step-...)",
+                    path.string()));
+  }
+  return *newest;
+}
+
+}  // namespace gsa

@@ -1,0 +1,43 @@
+// Where a run's files lie.
+//
+//   runs/NAME/config.yaml      the resolved configuration
+//   runs/NAME/metrics.jsonl    a line a step
+//   runs/NAME/checkpoints/     step-00001000/ and so on
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "trainer/config/config.h"
+
+namespace gsa {
+
+struct RunFolder {
+  std::filesystem::path path;
+
+  explicit RunFolder(std::filesystem::path folder) : path(std::move(folder)) {}
+  explicit RunFolder(const RunConfig& config)
+      : path(std::filesystem::path(config.directory) / config.name) {}
+
+  std::filesystem::path config() const { return path / "config.yaml"; }
+  std::filesystem::path metrics() const { return path / "metrics.jsonl"; }
+  std::filesystem::path checkpoints() const { return path / "checkpoints"; }
+
+  // Makes the folders and writes the configuration. Throws ConfigError with the path, the system's
+  // reason and the remedy if that cannot be done.
+  void create(const Config& config) const;
+};
+
+// The checkpoint to start from. `request` is "none", "auto" (the newest whole one of the run, or
+// none) or the path of a checkpoint or of a run. Throws ConfigError if a fresh start would
+// overwrite a run that has checkpoints, CheckpointError for a path without a whole checkpoint.
+std::optional<std::filesystem::path> choose_checkpoint(const RunFolder& folder,
+                                                       const std::string& request);
+
+// The checkpoint that `path` names: itself, or the newest whole one of a run. Throws
+// CheckpointError.
+std::filesystem::path find_checkpoint(const std::filesystem::path& path);
+
+}  // namespace gsa

@@ -1,0 +1,293 @@
+#include "trainer/trainer.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cmath>
+#include <iostream>
+
+#include "kernels/cross_entropy.h"
+#include "trainer/loader_options.h"
+#include "trainer/metrics/log.h"
+#include "trainer/optimizer/schedule.h"
+#include "trainer/versions.h"
+
+namespace gsa {
+namespace {
+
+constexpr int64_t total_count = 3;
+constexpr double bytes_per_gib = 1024.0 * 1024.0 * 1024.0;
+constexpr double flops_per_tflop = 1e12;
+
+Keep keep_of(const TrainConfig& config) {
+  return config.recompute == "block" ? Keep::input : Keep::everything;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+Trainer::Trainer(const Config& config, Session& session, const std::string& resume)
+    : config_(config),
+      session_(session),
+      folder_(config.run),
+      batch_plan_(resolve_batch(config, session.communicator->size())),
+      engine_(config.model, {.device = session.device,
+                             .dtype = session.dtype,
+                             .ranks = session.communicator->size(),
+                             .keep = keep_of(config.train)}),
+      optimizer_(config.optimizer, engine_.parameters(), *session.communicator, engine_.stream()),
+      batch_(session.device) {
+  const int64_t tokens = config.train.micro_batch * config.data.sequence_length;
+  loss_memory_ = Buffer(session.device, static_cast<size_t>(tokens) * sizeof(float));
+  losses_ = loss_memory_.tensor(DType::float32, {tokens});
+  total_memory_ = Buffer(session.device, total_count * sizeof(double));
+  totals_ = total_memory_.tensor(DType::float64, {total_count});
+  host_memory_ = Buffer(session.device, (total_count + 1) * sizeof(double), MemoryKind::pinned);
+
+  first_hooks_.before_use = [this](int bucket) { optimizer_.wait_for_weights(bucket); };
+  last_hooks_.gradients_ready = [this](int bucket) { optimizer_.reduce(bucket); };
+  only_hooks_ = {first_hooks_.before_use, last_hooks_.gradients_ready};
+
+  const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
+  engine_.reserve_training(sequences.view(session.device));
+  EngineOptions without_recompute = engine_.options();
+  without_recompute.keep = Keep::everything;
+  model_flops_ =
+      plan_training(config.model, without_recompute, sequences.view(session.device)).flops;
+  start(resume);
+}
+
+void Trainer::start(const std::string& resume) {
+  // One rank looks, so that all start from the same checkpoint.
+  std::string found;
+  if (session_.is_root()) {
+    const auto checkpoint = choose_checkpoint(folder_, resume);
+    folder_.create(config_);
+    found = checkpoint ? checkpoint->string() : "";
+  }
+  found = session_.communicator->broadcast_text(found);
+  if (found.empty()) {
+    optimizer_.initialize(config_.run.seed, config_.model.init_std);
+  } else {
+    load(found);
+  }
+  if (!config_.data.validation.empty()) {
+    validation_.emplace(validation_options(config_), session_, engine_);
+  }
+  loader_.emplace(
+      loader_options(config_, *session_.communicator, batch_plan_, progress_.next_sample));
+  if (session_.is_root()) {
+    metrics_ = std::make_unique<MetricsWriter>(folder_.metrics(), progress_.step);
+    reporter_ = std::make_unique<ProgressReporter>(std::cout, stdout_is_terminal(),
+                                                   batch_plan_.steps, config_.log.every);
+    describe();
+  }
+}
+
+void Trainer::load(const std::filesystem::path& checkpoint) {
+  const CheckpointMetadata metadata = read_metadata(checkpoint);
+  const auto count = static_cast<size_t>(optimizer_.shard_count());
+  std::vector<float> master(count);
+  std::vector<float> first(count);
+  std::vector<float> second(count);
+  const CheckpointLayout layout(engine_.parameters(), optimizer_);
+  read_checkpoint(checkpoint, layout.shard(master, first, second));
+  optimizer_.write_state(master, first, second);
+  optimizer_.set_updates(metadata.optimizer_step);
+  progress_ = {metadata.step, metadata.tokens_seen, metadata.next_sample};
+  if (session_.is_root()) {
+    log_info(fmt::format("resuming from {}: step {}, {} tokens seen", checkpoint.string(),
+                         progress_.step, human_count(double(progress_.tokens_seen))));
+  }
+}
+
+void Trainer::describe() const {
+  const DeviceInfo device = device_info(session_.device, session_.ordinal);
+  log_info(fmt::format(
+      "{}: {} parameters, {} ranks on {}, {} steps of {} tokens ({} micro-batches of {} x {} a "
+      "rank)",
+      config_.run.name, human_count(double(engine_.parameters().parameter_count())),
+      session_.communicator->size(), device.name, batch_plan_.steps,
+      human_count(double(batch_plan_.tokens_per_step)), batch_plan_.accumulation,
+      config_.train.micro_batch, config_.data.sequence_length));
+}
+
+RunEnd Trainer::run() {
+  const int64_t first_step = progress_.step;
+  int64_t saved = first_step;
+  while (progress_.step < batch_plan_.steps && !stop_) {
+    const StepMetrics metrics = step();
+    report(metrics);
+    const int64_t limit = config_.train.stop_after_steps;
+    stop_ = stop_ || (limit > 0 && progress_.step - first_step >= limit);
+    const bool last = stop_ || progress_.step == batch_plan_.steps;
+    const int64_t every = config_.checkpoint.every;
+    if (last || (every > 0 && progress_.step % every == 0)) {
+      save();
+      saved = progress_.step;
+    }
+  }
+  if (reporter_) {
+    reporter_->finish();
+    log_info(fmt::format("{} at step {}; last checkpoint: step {}",
+                         progress_.step == batch_plan_.steps ? "done" : "stopped", progress_.step,
+                         saved));
+  }
+  return progress_.step == batch_plan_.steps ? RunEnd::done : RunEnd::stopped;
+}
+
+StepMetrics Trainer::step() {
+  const auto begin = std::chrono::steady_clock::now();
+  const double waited_before = loader_->data_wait_seconds();
+
+  optimizer_.zero_gradients();
+  fill_zero(engine_.stream(), totals_);
+  for (int64_t i = 0; i < batch_plan_.accumulation; ++i) {
+    const bool last = i + 1 == batch_plan_.accumulation;
+    batch_.upload(engine_.stream(), loader_->next());
+    engine_.reserve_training(batch_.sequences());
+    Pass pass = engine_.pass(batch_.sequences());
+    pass.hooks = i == 0 && last ? &only_hooks_
+                 : i == 0       ? &first_hooks_
+                 : last         ? &last_hooks_
+                                : nullptr;
+    engine_.model().forward_backward(pass, batch_.tokens(), batch_.labels(),
+                                     1.0 / double(batch_plan_.tokens_per_step), losses_);
+    kernels::sum_losses(
+        engine_.stream(),
+        {.losses = losses_, .labels = batch_.labels(), .totals = totals_.rows(0, 2)});
+  }
+  const int64_t tokens = progress_.tokens_seen + batch_plan_.tokens_per_step;
+  const double rate =
+      learning_rate(config_.schedule, config_.optimizer, config_.train.tokens, tokens);
+  const StepResult result = finish_step(rate);
+
+  ++progress_.step;
+  progress_.tokens_seen = tokens;
+  progress_.next_sample += batch_plan_.tokens_per_step / config_.data.sequence_length;
+  judge(result);
+
+  StepMetrics metrics{.step = progress_.step,
+                      .tokens_seen = tokens,
+                      .loss = result.loss,
+                      .learning_rate = rate,
+                      .gradient_norm = result.gradient_norm};
+  metrics.timing = timing(seconds_since(begin), loader_->data_wait_seconds() - waited_before);
+  const int64_t every = config_.train.validate_every;
+  if (validation_ &&
+      ((every > 0 && progress_.step % every == 0) || progress_.step == batch_plan_.steps)) {
+    metrics.validation = validation_->run();
+  }
+  return metrics;
+}
+
+Trainer::StepResult Trainer::finish_step(double rate) {
+  Stream& stream = engine_.stream();
+  const Tensor host = host_memory_.tensor(DType::float64, {total_count + 1});
+  auto* values = host.as<double>();
+  values[2] = signals_.received() != 0 ? 1.0 : 0.0;
+  copy(stream, host.rows(2, 3), totals_.rows(2, 3));
+  session_.communicator->all_reduce(stream, totals_);
+  optimizer_.update(rate, totals_, double(batch_plan_.tokens_per_step));
+  copy(stream, totals_, host.rows(0, total_count));
+  copy(stream, optimizer_.norm(), host.rows(total_count, total_count + 1));
+  stream.synchronize();
+
+  StepResult result;
+  result.loss = values[0] / values[1];
+  result.stop_requested = values[2] > 0;
+  result.gradient_norm = values[3];
+  result.finite = std::isfinite(values[0]) && std::isfinite(values[3]);
+  return result;
+}
+
+void Trainer::judge(const StepResult& result) {
+  stop_ = stop_ || result.stop_requested;
+  if (result.finite) {
+    skipped_in_a_row_ = 0;
+    return;
+  }
+  // The update left everything as it was; it must not count in AdamW's bias correction either.
+  optimizer_.set_updates(optimizer_.updates() - 1);
+  ++skipped_in_a_row_;
+  if (session_.is_root()) {
+    const int64_t samples = batch_plan_.tokens_per_step / config_.data.sequence_length;
+    log_warning(fmt::format(
+        "step {} was skipped: its loss is {} and its gradient's norm {} (samples {} to {})",
+        progress_.step, result.loss, result.gradient_norm, progress_.next_sample - samples,
+        progress_.next_sample - 1));
+  }
+  if (skipped_in_a_row_ >= config_.train.max_skipped_steps) {
+    throw std::runtime_error(fmt::format(
+        "{} steps in a row had a loss or gradient that is not finite, the last one step {}: lower "
+        "optimizer.lr, or start again from an earlier checkpoint with --resume PATH",
+        skipped_in_a_row_, progress_.step));
+  }
+}
+
+StepTiming Trainer::timing(double seconds, double waited) const {
+  StepTiming timing{.seconds = seconds,
+                    .tokens_per_second = double(batch_plan_.tokens_per_step) / seconds,
+                    .data_wait_ms = waited * 1e3,
+                    .memory_gib = memory_gib()};
+  const int ranks = session_.communicator->size();
+  const double flops = model_flops_ * double(batch_plan_.accumulation) * ranks / seconds;
+  timing.tflops = flops / flops_per_tflop;
+  if (session_.device == Device::cuda) {
+    const double peak = device_info(session_.device, session_.ordinal).peak_bf16_flops;
+    if (peak > 0) {
+      timing.share_of_peak = flops / (peak * ranks);
+    }
+  }
+  return timing;
+}
+
+double Trainer::memory_gib() const {
+  if (session_.device == Device::cuda) {
+    const DeviceInfo device = device_info(session_.device, session_.ordinal);
+    return double(device.memory_bytes - device.free_bytes) / bytes_per_gib;
+  }
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  constexpr double bytes_per_kib = 1024.0;
+  return double(usage.ru_maxrss) * bytes_per_kib / bytes_per_gib;
+}
+
+void Trainer::report(const StepMetrics& metrics) {
+  if (metrics_) {
+    metrics_->write(metrics);
+    reporter_->step(metrics);
+  }
+}
+
+void Trainer::save() {
+  const auto count = static_cast<size_t>(optimizer_.shard_count());
+  std::vector<float> master(count);
+  std::vector<float> first(count);
+  std::vector<float> second(count);
+  optimizer_.read_state(master, first, second);
+  const CheckpointLayout layout(engine_.parameters(), optimizer_);
+  if (metrics_) {
+    metrics_->sync();
+  }
+  const CheckpointMetadata metadata{.step = progress_.step,
+                                    .optimizer_step = optimizer_.updates(),
+                                    .tokens_seen = progress_.tokens_seen,
+                                    .next_sample = progress_.next_sample,
+                                    .seed = config_.run.seed,
+                                    .ranks = session_.communicator->size(),
+                                    .config = to_yaml(config_),
+                                    .versions = library_versions()};
+  const auto written = write_checkpoint(*session_.communicator, folder_.checkpoints(), metadata,
+                                        layout.shard(master, first, second));
+  if (session_.is_root()) {
+    log_info(fmt::format("checkpoint {}", written.string()));
+    apply_retention(folder_.checkpoints(), config_.checkpoint.keep, config_.checkpoint.keep_every);
+  }
+}
+
+}  // namespace gsa
