@@ -54,6 +54,7 @@ TEST(CheckConfig, RangesAreChecked) {
                            "train.batch_tokens=-1",
                            "train.recompute=all",
                            "train.validate_every=-1",
+                           "train.max_skipped_steps=0",
                            "optimizer.lr=0",
                            "optimizer.eps=0",
                            "optimizer.clip=-1",
