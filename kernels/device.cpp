@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 
 #include "kernels/cuda/runtime.h"
 
@@ -64,9 +65,14 @@ Buffer::Buffer(Device device, size_t bytes, MemoryKind kind)
     data_ = cuda::allocate(bytes, kind);
     return;
   }
-  data_ = static_cast<std::byte*>(std::aligned_alloc(alignment, round_up(bytes)));
+  if (bytes <= std::numeric_limits<size_t>::max() - alignment) {  // else rounding up overflows
+    data_ = static_cast<std::byte*>(std::aligned_alloc(alignment, round_up(bytes)));
+  }
   if (data_ == nullptr) {
-    throw OutOfMemory("the host has no " + std::to_string(bytes) + " bytes of memory left");
+    const DeviceInfo host = device_info(Device::cpu);
+    throw OutOfMemory("the host cannot give " + std::to_string(bytes) +
+                      " bytes of memory: it has " + std::to_string(host.memory_bytes) +
+                      ", of which " + std::to_string(host.free_bytes) + " are free");
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #include "kernels/device.h"
@@ -29,6 +30,8 @@ class HostTensor {
   HostTensor(DType dtype, Shape shape, int64_t padding = 0);
   // The values, in row-major order, rounded to the dtype.
   HostTensor(DType dtype, Shape shape, const std::vector<double>& values, int64_t padding = 0);
+  HostTensor(DType dtype, Shape shape, std::initializer_list<double> values)
+      : HostTensor(dtype, shape, std::vector<double>(values)) {}
   static HostTensor random(DType dtype, Shape shape, Random& random, double low = -1,
                            double high = 1, int64_t padding = 0);
 
