@@ -31,8 +31,8 @@ constexpr mode_t file_mode = 0666;  // less the user's umask
   } else if (error == EACCES || error == EPERM || error == EROFS) {
     remedy = "; the run needs a folder that it may write to";
   }
-  throw CheckpointError(path.string() + ": " + what + ": " +
-                        std::system_category().message(error) + remedy);
+  throw CheckpointError(path.string() + ": " + what + ": " + std::system_category().message(error) +
+                        remedy);
 }
 
 // A descriptor that is closed at the end of the scope.

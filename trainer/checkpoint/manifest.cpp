@@ -16,10 +16,10 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view format_name = "gsa checkpoint";
 constexpr int64_t format_version = 1;
-constexpr int64_t most_ranks = 1'000'000;          // sizes beyond these are not believed
+constexpr int64_t most_ranks = 1'000'000;  // sizes beyond these are not believed
 constexpr uintmax_t most_manifest_bytes = 1 << 30;
 
-std::string quoted(std::string_view text) {
+std::string json_string(std::string_view text) {
   std::string result = "\"";
   for (const char character : text) {
     const auto code = static_cast<unsigned char>(character);
@@ -132,7 +132,7 @@ constexpr std::array number_members{
 };
 
 std::string member(std::string_view name) {
-  return "  " + quoted(name) + ": ";
+  return "  " + json_string(name) + ": ";
 }
 
 ManifestFile parse_file(Reader& reader) {
@@ -184,37 +184,37 @@ std::string rank_file_name(int rank) {
 
 std::string manifest_text(const Manifest& manifest) {
   const CheckpointMetadata& metadata = manifest.metadata;
-  std::string text = "{\n" + member("format") + quoted(format_name) + ",\n" + member("version") +
-                     std::to_string(format_version) + ",\n";
+  std::string text = "{\n" + member("format") + json_string(format_name) + ",\n" +
+                     member("version") + std::to_string(format_version) + ",\n";
   for (const NumberMember& number : number_members) {
     text += member(number.name) + std::to_string(metadata.*number.value) + ",\n";
   }
   text += member("ranks") + std::to_string(metadata.ranks) + ",\n";
-  text += member("config") + quoted(metadata.config) + ",\n";
+  text += member("config") + json_string(metadata.config) + ",\n";
   text += member("versions") + "{";
   const char* separator = "";
   for (const auto& [name, version] : metadata.versions) {
-    text += separator + quoted(name) + ": " + quoted(version);
+    text += separator + json_string(name) + ": " + json_string(version);
     separator = ", ";
   }
   text += "},\n" + member("files") + "[\n";
   separator = "";
   for (const ManifestFile& file : manifest.files) {
     text += separator;
-    text += "    {\"name\": " + quoted(file.name) +
+    text += "    {\"name\": " + json_string(file.name) +
             ", \"bytes\": " + std::to_string(file.digest.bytes) +
-            ", \"xxh3\": " + quoted(checksum_text(file.digest.xxh3)) + "}";
+            ", \"xxh3\": " + json_string(checksum_text(file.digest.xxh3)) + "}";
     separator = ",\n";
   }
   text += "\n  ],\n";
-  return text + member("xxh3") + quoted(text_checksum(text)) + "\n}\n";
+  return text + member("xxh3") + json_string(text_checksum(text)) + "\n}\n";
 }
 
 Manifest parse_manifest(std::string_view text, const std::string& origin) {
   constexpr int64_t least = std::numeric_limits<int64_t>::min();
   constexpr int64_t most = std::numeric_limits<int64_t>::max();
   Reader reader(text, origin);
-  const std::string opening = "{\n" + member("format") + quoted(format_name) + ",\n";
+  const std::string opening = "{\n" + member("format") + json_string(format_name) + ",\n";
   if (!reader.comes(opening)) {
     throw CheckpointError(origin + ": this is not the manifest of a checkpoint, or it is damaged");
   }
@@ -255,7 +255,7 @@ Manifest parse_manifest(std::string_view text, const std::string& origin) {
   }
   reader.expect("\n  ],\n");
   const std::string checksum = text_checksum(text.substr(0, reader.position()));
-  reader.expect(member("xxh3") + quoted(checksum) + "\n}\n");
+  reader.expect(member("xxh3") + json_string(checksum) + "\n}\n");
   if (!reader.at_end()) {
     reader.fail("it goes on after its end");
   }

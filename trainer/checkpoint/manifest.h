@@ -26,7 +26,8 @@ struct Manifest {
   std::vector<ManifestFile> files;
 };
 
-// The manifest as JSON, one member a line, in a fixed order, closed by the XXH3 of all lines before.
+// The manifest as JSON, one member a line, in a fixed order, closed by the XXH3 of all lines
+// before.
 std::string manifest_text(const Manifest& manifest);
 
 // Reads exactly what manifest_text writes and nothing else: any other byte is an error. Throws

@@ -16,8 +16,8 @@ struct Rectangle {
   int64_t size = 0;
 };
 
-// Elements of an array; throws std::invalid_argument for shapes with no dimension, a dimension below
-// one, or more elements than 2^62.
+// Elements of an array; throws std::invalid_argument for shapes with no dimension, a dimension
+// below one, or more elements than 2^62.
 int64_t element_count(std::span<const int64_t> shape);
 
 // The elements [begin, end) of the flattened array of this shape, in order. Of a matrix at most

@@ -1,0 +1,47 @@
+// rank-XXXX.h5: one rank's flat buffers, and which parts of which parameters they hold. For this
+// folder only.
+//
+//   /master, /first_moment, /second_moment   float32 [elements], contiguous
+//   /ranges                                  int64 [n, 4]: parameter, begin, end, offset
+#pragma once
+
+#include <array>
+#include <filesystem>
+#include <vector>
+
+#include "trainer/checkpoint/checkpoint.h"
+
+namespace gsa {
+
+// A flat buffer of a shard and its name in the files: of the dataset here, and of the group in
+// model.h5.
+struct FlatBuffer {
+  const char* dataset;
+  const char* group;
+  std::span<float> CheckpointShard::*values;
+};
+inline constexpr std::array<FlatBuffer, 3> flat_buffers{
+    FlatBuffer{"master", "parameters", &CheckpointShard::master},
+    FlatBuffer{"first_moment", "first_moment", &CheckpointShard::first_moment},
+    FlatBuffer{"second_moment", "second_moment", &CheckpointShard::second_moment}};
+
+// Which part of the model a rank file holds.
+struct RankLayout {
+  int64_t elements = 0;  // of each flat buffer
+  std::vector<CheckpointRange> ranges;
+};
+
+// Writes the file and has it on the disk when it returns. Throws CheckpointError; on a full disk
+// HDF5 is never the one to notice, because after a failed write it cannot be left in peace.
+void write_rank_file(const std::filesystem::path& path, const CheckpointShard& shard);
+
+// Reads what the file holds. Throws CheckpointError unless every range lies inside the file's
+// buffers and inside its parameter (`counts`: elements of each).
+RankLayout read_rank_layout(const std::filesystem::path& path, std::span<const int64_t> counts);
+
+// Copies what the file and the shard have in common into the shard's buffers, those of them that
+// are not empty. Returns the number of elements copied to each.
+int64_t read_rank_file(const std::filesystem::path& path, std::span<const int64_t> counts,
+                       const CheckpointShard& shard);
+
+}  // namespace gsa

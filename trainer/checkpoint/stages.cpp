@@ -1,0 +1,141 @@
+#include "trainer/checkpoint/stages.h"
+
+#include <algorithm>
+#include <array>
+#include <sstream>
+#include <system_error>
+
+#include "trainer/checkpoint/files.h"
+#include "trainer/checkpoint/hdf5_handles.h"
+#include "trainer/checkpoint/manifest.h"
+#include "trainer/checkpoint/model_file.h"
+#include "trainer/checkpoint/rank_file.h"
+
+namespace gsa {
+namespace {
+
+namespace fs = std::filesystem;
+
+// First byte of an outcome on its way to the other ranks.
+constexpr char done_mark = '+';
+constexpr char failed_mark = '-';
+
+std::string hdf5_version() {
+  std::array<unsigned, 3> numbers{};
+  H5get_libversion(numbers.data(), &numbers[1], &numbers[2]);
+  return std::to_string(numbers[0]) + "." + std::to_string(numbers[1]) + "." +
+         std::to_string(numbers[2]);
+}
+
+}  // namespace
+
+StageOutcome run_stage(const std::function<std::string()>& stage) {
+  try {
+    return {false, stage()};
+  } catch (const std::exception& error) {
+    return {true, error.what()};
+  }
+}
+
+std::vector<std::string> agree(Communicator& communicator, const StageOutcome& own) {
+  std::vector<std::string> texts =
+      communicator.all_gather_text((own.failed ? failed_mark : done_mark) + own.text);
+  for (const std::string& text : texts) {
+    if (text.front() == failed_mark) {
+      throw CheckpointError(text.substr(1));
+    }
+  }
+  for (std::string& text : texts) {
+    text.erase(0, 1);
+  }
+  return texts;
+}
+
+fs::path checkpoint_folder(const fs::path& directory, int64_t step) {
+  std::array<char, 40> name{};
+  std::snprintf(name.data(), name.size(), "step-%08lld", static_cast<long long>(step));
+  return directory / name.data();
+}
+
+fs::path partial_folder(const fs::path& folder) {
+  fs::path partial = folder;
+  partial += ".partial";
+  return partial;
+}
+
+void check_shard(const CheckpointShard& shard, bool moments_required) {
+  const auto size = static_cast<int64_t>(shard.master.size());
+  for (const std::span<float>& moment : {shard.first_moment, shard.second_moment}) {
+    if (moment.size() != shard.master.size() && (moments_required || !moment.empty())) {
+      throw CheckpointError(
+          "the moments of a checkpoint must have as many elements as the master "
+          "weights (" +
+          std::to_string(size) + "), one has " + std::to_string(moment.size()));
+    }
+  }
+  const std::vector<int64_t> counts = element_counts(shard.parameters);
+  for (const CheckpointRange& range : shard.ranges) {
+    if (range.parameter >= counts.size() || range.begin < 0 || range.end < range.begin ||
+        range.end > counts[range.parameter] || range.offset < 0 ||
+        range.offset > size - (range.end - range.begin)) {
+      throw CheckpointError("a range of parameter " + std::to_string(range.parameter) +
+                            " lies outside of the parameter or of the rank's buffers");
+    }
+  }
+}
+
+void begin_folder(const fs::path& folder) {
+  const fs::path partial = partial_folder(folder);
+  remove_folder(partial);
+  std::error_code error;
+  fs::create_directories(partial, error);
+  if (error) {
+    throw CheckpointError(partial.string() + ": cannot be created: " + error.message() +
+                          "; the run needs a folder that it may write to");
+  }
+}
+
+std::string write_part(const fs::path& folder, int rank, const CheckpointShard& shard) {
+  const std::string name = rank_file_name(rank);
+  const fs::path path = partial_folder(folder) / name;
+  write_rank_file(path, shard);
+  const FileDigest digest = digest_file(path);
+  return std::to_string(digest.bytes) + " " + std::to_string(digest.xxh3);
+}
+
+void finish_folder(const fs::path& folder, CheckpointMetadata metadata,
+                   std::span<const CheckpointParameter> parameters,
+                   std::span<const std::string> parts) {
+  const fs::path partial = partial_folder(folder);
+  metadata.ranks = static_cast<int>(parts.size());
+  metadata.versions["hdf5"] = hdf5_version();
+  Manifest manifest{metadata, {}};
+  const std::vector<int64_t> counts = element_counts(parameters);
+  std::vector<RankLayout> layouts;
+  for (int rank = 0; rank < metadata.ranks; ++rank) {
+    const std::string name = rank_file_name(rank);
+    FileDigest digest;
+    std::istringstream(parts[static_cast<size_t>(rank)]) >> digest.bytes >> digest.xxh3;
+    std::error_code error;
+    if (fs::file_size(partial / name, error) != digest.bytes || error) {
+      throw CheckpointError((partial / name).string() + ": rank 0 does not see what rank " +
+                            std::to_string(rank) + " wrote; all ranks must share the run's folder");
+    }
+    manifest.files.push_back({name, digest});
+    layouts.push_back(read_rank_layout(partial / name, counts));
+  }
+  const fs::path model = partial / model_file_name;
+  write_file(model, model_image(metadata, parameters, layouts));
+  manifest.files.push_back({model_file_name, digest_file(model)});
+  const std::string text = manifest_text(manifest);
+  write_file(partial / manifest_name, std::as_bytes(std::span(text)));
+  sync_directory(partial);
+  publish_folder(partial, folder);
+}
+
+void abandon_folder(const fs::path& folder) noexcept {
+  std::error_code error;
+  fs::remove_all(partial_folder(folder), error);
+}
+
+}  // namespace gsa
