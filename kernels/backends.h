@@ -16,7 +16,7 @@ size_t gsa_chunked_saved_bytes(const GsaForward& args);
 }  // namespace gsa::kernels::cpu
 
 namespace gsa::kernels::cuda {
-#include "kernels/operations.def"
+#include "kernels/operations.def"  // NOLINT(readability-duplicate-include): once a namespace
 size_t gsa_chunked_saved_bytes(const GsaForward& args);
 }  // namespace gsa::kernels::cuda
 

@@ -72,7 +72,7 @@ void scale_row(const T* x, T r, const T* weight, int64_t columns, T* output) {
   }
 }
 
-// own[d] += grad_output[d] * x[d] * r.
+// own[d] += grad_output[d] * x(d) * r.
 template <typename T, typename X>
 void add_weight_gradient(const T* grad_output, const X& x, T r, int64_t columns, T* own) {
 #pragma omp simd
@@ -81,15 +81,54 @@ void add_weight_gradient(const T* grad_output, const X& x, T r, int64_t columns,
   }
 }
 
-// With g = grad_output * weight and y = x r: the gradient of x is r (g - y mean(g y)), that is
-// r g - x c with c = r^3 mean(g x).
-template <typename T, typename X>
-T row_correction(const T* grad_output, const T* weight, const X& x, T r, int64_t columns) {
-  const double sum =
-      weight == nullptr
-          ? stable_sum<T>(columns, [&](int64_t d) { return grad_output[d] * x(d); })
-          : stable_sum<T>(columns, [&](int64_t d) { return grad_output[d] * weight[d] * x(d); });
+// Calls body(g) with g(d) = grad_output[d] * weight[d], the weight being one where there is none.
+// The choice must be made out here: inside the loops it would become masked loads, which from a
+// null pointer take many times as long as the rest.
+template <typename T, typename Body>
+void with_normalized_gradient(const T* grad_output, const T* weight, const Body& body) {
+  if (weight == nullptr) {
+    body([grad_output](int64_t d) { return grad_output[d]; });
+  } else {
+    body([grad_output, weight](int64_t d) { return grad_output[d] * weight[d]; });
+  }
+}
+
+// With y = x r, the gradient of x is r (g - y mean(g y)), that is r g - x c. This is c.
+template <typename T, typename G, typename X>
+T row_correction(const G& g, const X& x, T r, int64_t columns) {
+  const double sum = stable_sum<T>(columns, [g, x](int64_t d) { return g(d) * x(d); });
   return T(double(r) * double(r) * double(r) * sum / double(columns));
+}
+
+// One row's grad_input; `grad_residual` may be null, and may be grad_input.
+template <typename T, typename G>
+void rms_norm_backward_row(const G& g, const T* x, T r, int64_t columns, const T* grad_residual,
+                           T* grad_input) {
+  const auto element = [x](int64_t d) { return x[d]; };
+  const T correction = row_correction(g, element, r, columns);
+  if (grad_residual == nullptr) {
+#pragma omp simd
+    for (int64_t d = 0; d < columns; ++d) {
+      grad_input[d] = r * g(d) - x[d] * correction;
+    }
+    return;
+  }
+#pragma omp simd
+  for (int64_t d = 0; d < columns; ++d) {
+    grad_input[d] = r * g(d) - x[d] * correction + grad_residual[d];
+  }
+}
+
+// The same behind a swish of h whose sigmoids are s.
+template <typename T, typename G>
+void swish_rms_norm_backward_row(const G& g, const T* h, const T* s, T r, int64_t columns,
+                                 T* grad_input) {
+  const auto swish = [h, s](int64_t d) { return h[d] * s[d]; };
+  const T correction = row_correction(g, swish, r, columns);
+#pragma omp simd
+  for (int64_t d = 0; d < columns; ++d) {
+    grad_input[d] = (r * g(d) - swish(d) * correction) * swish_derivative(h[d], s[d]);
+  }
 }
 
 }  // namespace
@@ -142,19 +181,14 @@ void rms_norm_backward(Stream& /*stream*/, const RmsNormBackward& args, std::byt
       const T* x = input[n];
       const T* dy = grad_output[n];
       const T* added = grad_residual ? grad_residual[n] : nullptr;
-      T* dx = grad_input[n];
       const T r = inverse_rms[n];
-      const auto element = [x](int64_t d) { return x[d]; };
-      const T correction = row_correction(dy, weight, element, r, columns);
       if (own != nullptr) {
-        add_weight_gradient(dy, element, r, columns, own);
+        add_weight_gradient(
+            dy, [x](int64_t d) { return x[d]; }, r, columns, own);
       }
-#pragma omp simd
-      for (int64_t d = 0; d < columns; ++d) {
-        const T g = weight == nullptr ? dy[d] : dy[d] * weight[d];
-        const T through_norm = r * g - x[d] * correction;
-        dx[d] = added == nullptr ? through_norm : through_norm + added[d];
-      }
+      with_normalized_gradient(dy, weight, [&](const auto& g) {
+        rms_norm_backward_row(g, x, r, columns, added, grad_input[n]);
+      });
     };
     parallel_for(blocks.count, blocks.block_rows * columns, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
@@ -220,22 +254,18 @@ void swish_rms_norm_backward(Stream& /*stream*/, const SwishRmsNormBackward& arg
     const auto backward_row = [&](int64_t n, T* own, T* s) {
       const T* h = input[n];
       const T* dy = grad_output[n];
-      T* dh = grad_input[n];
       const T r = inverse_rms[n];
 #pragma omp simd
       for (int64_t d = 0; d < columns; ++d) {
         s[d] = sigmoid(h[d]);
       }
-      const auto swish = [h, s](int64_t d) { return h[d] * s[d]; };
-      const T correction = row_correction(dy, weight, swish, r, columns);
       if (own != nullptr) {
-        add_weight_gradient(dy, swish, r, columns, own);
+        add_weight_gradient(
+            dy, [h, s](int64_t d) { return h[d] * s[d]; }, r, columns, own);
       }
-#pragma omp simd
-      for (int64_t d = 0; d < columns; ++d) {
-        const T g = weight == nullptr ? dy[d] : dy[d] * weight[d];
-        dh[d] = (r * g - h[d] * s[d] * correction) * swish_derivative(h[d], s[d]);
-      }
+      with_normalized_gradient(dy, weight, [&](const auto& g) {
+        swish_rms_norm_backward_row(g, h, s, r, columns, grad_input[n]);
+      });
     };
     parallel_for(blocks.count, blocks.block_rows * columns, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
