@@ -74,11 +74,11 @@ stage_sanitize() {
 }
 
 stage_tidy() {
-  command -v run-clang-tidy-14 >/dev/null || skip "no clang-tidy-14 here"
+  command -v clang-tidy-14 >/dev/null || skip "no clang-tidy-14 here"
   # A folder of its own, configured and never built: commands without ccache and -march, which the
   # linter does not need.
   cmake -S . -B build/tidy -G Ninja -DGSA_CUDA=OFF -DCCACHE=OFF -DGSA_NATIVE=OFF >/dev/null
-  run-clang-tidy-14 -quiet -p build/tidy -j "$(cores)" "$ROOT/(kernels|data|trainer|tests)/.*\.cpp$"
+  scripts/tidy.py build/tidy --jobs "$(cores)"
 }
 
 # Ends the stage's subshell with the code that says "skipped", and why.
