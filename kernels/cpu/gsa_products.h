@@ -4,21 +4,9 @@
 // operand's elements lie anywhere at two strides (transposed or not).
 #pragma once
 
-#include <cstdint>
-#include <cstring>
+#include "kernels/cpu/gsa_simd.h"
 
 namespace gsa::kernels::cpu {
-
-#ifdef __AVX__
-inline constexpr int vector_bytes = 32;
-#else
-inline constexpr int vector_bytes = 16;
-#endif
-
-template <typename T>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(vector_bytes)));
-};
 
 // Element (i, l) of a left operand lies at data[i * row + l * column].
 template <typename T>
@@ -40,13 +28,6 @@ struct Result {
   T* data;
   int64_t row;
 };
-
-template <typename Value, typename T>
-inline Value load(const T* from) {
-  Value value;
-  std::memcpy(&value, from, sizeof(value));
-  return value;
-}
 
 // What the sums of a product start from: nothing,
 struct FromZero {

@@ -117,18 +117,18 @@ void forward(const GsaForward& args, std::byte* workspace) {
   });
 }
 
-// Tokens between two checkpoints of the backward pass.
-int64_t stretch_of(const GsaSizes& sizes) {
-  return std::max<int64_t>(1, std::llround(std::ceil(std::sqrt(double(sizes.longest)))));
+// Tokens between two checkpoints of the backward pass: the sequence's own length decides, so that
+// it goes the same way alone and among others. There are at most as many checkpoints.
+int64_t stretch_of(int64_t length) {
+  return std::llround(std::ceil(std::sqrt(double(length))));
 }
 
 template <typename T>
 struct BackwardScratch {
-  BackwardScratch(Pieces& memory, const GsaSizes& sizes)
-      : gates(memory, sizes.slots), stretch(stretch_of(sizes)) {
-    const int64_t checkpoints = (sizes.longest + stretch - 1) / stretch;
-    checkpoint_keys = memory.take<T>(checkpoints * sizes.key_state());
-    checkpoint_values = memory.take<T>(checkpoints * sizes.value_state());
+  BackwardScratch(Pieces& memory, const GsaSizes& sizes) : gates(memory, sizes.slots) {
+    const int64_t stretch = stretch_of(sizes.longest);
+    checkpoint_keys = memory.take<T>(stretch * sizes.key_state());
+    checkpoint_values = memory.take<T>(stretch * sizes.value_state());
     keys = memory.take<T>(stretch * sizes.key_state());
     values = memory.take<T>(stretch * sizes.value_state());
     u = memory.take<T>(stretch * sizes.slots);
@@ -143,7 +143,6 @@ struct BackwardScratch {
   }
 
   StepGates<T> gates;
-  int64_t stretch;
   T* checkpoint_keys;    // [stretches, K, M], before the first token of each
   T* checkpoint_values;  // [stretches, M, V]
   T* keys;               // [stretch, K, M], after each token of the current stretch
@@ -174,17 +173,18 @@ class HeadBackward {
         head_(head),
         kv_head_(head / in.sizes.group),
         key_offset_(in.key_offset(sequence, head)),
-        value_offset_(in.value_offset(sequence, head)) {}
+        value_offset_(in.value_offset(sequence, head)),
+        first_(in.offsets[sequence]),
+        length_(in.offsets[sequence + 1] - first_),
+        stretch_(stretch_of(length_)) {}
 
   void run() const {
-    const int64_t first = in_.offsets[sequence_];
-    const int64_t length = in_.offsets[sequence_ + 1] - first;
-    const int64_t stretches = (length + s_.stretch - 1) / s_.stretch;
-    make_checkpoints(first, length);
+    const int64_t stretches = length_ == 0 ? 0 : (length_ + stretch_ - 1) / stretch_;
+    make_checkpoints();
     start_state(at(grads_.final_key, key_offset_), sizes_.key_state(), s_.grad_key_state);
     start_state(at(grads_.final_value, value_offset_), sizes_.value_state(), s_.grad_value_state);
     for (int64_t i = stretches - 1; i >= 0; --i) {
-      run_stretch(i, first + i * s_.stretch, std::min(s_.stretch, length - i * s_.stretch));
+      run_stretch(i, first_ + i * stretch_, std::min(stretch_, length_ - i * stretch_));
     }
     if (grads_.initial_key != nullptr) {
       std::copy_n(s_.grad_key_state, sizes_.key_state(), grads_.initial_key + key_offset_);
@@ -199,17 +199,17 @@ class HeadBackward {
     return states == nullptr ? nullptr : states + offset;
   }
 
-  void make_checkpoints(int64_t first, int64_t length) const {
+  void make_checkpoints() const {
     start_state(at(in_.initial_key, key_offset_), sizes_.key_state(), s_.key);
     start_state(at(in_.initial_value, value_offset_), sizes_.value_state(), s_.value);
-    for (int64_t t = 0; t < length; ++t) {
-      if (t % s_.stretch == 0) {
-        const int64_t i = t / s_.stretch;
+    for (int64_t t = 0; t < length_; ++t) {
+      if (t % stretch_ == 0) {
+        const int64_t i = t / stretch_;
         std::copy_n(s_.key, sizes_.key_state(), s_.checkpoint_keys + i * sizes_.key_state());
         std::copy_n(s_.value, sizes_.value_state(),
                     s_.checkpoint_values + i * sizes_.value_state());
       }
-      step(first + t, s_.key, s_.value, s_.key, s_.value, 0);
+      step(first_ + t, s_.key, s_.value, s_.key, s_.value, 0);
     }
   }
 
@@ -315,6 +315,9 @@ class HeadBackward {
   int64_t kv_head_;
   int64_t key_offset_;
   int64_t value_offset_;
+  int64_t first_;    // token
+  int64_t length_;   // of the sequence
+  int64_t stretch_;  // tokens between two checkpoints
 };
 
 template <typename T>

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/gsa_simd.h"
 #include "kernels/cpu/math.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/typed.h"
@@ -206,11 +207,24 @@ void gates_of(int64_t slots, const T* log_alpha, T* alpha, T* write) {
   }
 }
 
+// The sum of a[i] * b[i].
 template <typename T>
 T dot(int64_t count, const T* a, const T* b) {
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i) {
+  using Vector = typename VectorOf<T>::type;
+  constexpr int64_t lanes = sizeof(Vector) / sizeof(T);
+  Vector even{};
+  Vector odd{};
+  int64_t i = 0;
+  for (; i + 2 * lanes <= count; i += 2 * lanes) {
+    even += load<Vector>(a + i) * load<Vector>(b + i);
+    odd += load<Vector>(a + i + lanes) * load<Vector>(b + i + lanes);
+  }
+  for (; i + lanes <= count; i += lanes) {
+    even += load<Vector>(a + i) * load<Vector>(b + i);
+  }
+  even += odd;
+  T sum = sum_of_lanes<T>(even);
+  for (; i < count; ++i) {
     sum += a[i] * b[i];
   }
   return sum;
