@@ -14,8 +14,8 @@ STAGES=(
   "install   install the packages that are missing"
   "format    clang-format over every C++ and CUDA file"
   "shell     shellcheck over every shell script"
-  "scripts   tests of the scripts themselves"
   "build     build/release, warnings as errors"
+  "scripts   tests of the scripts themselves"
   "unit      every test on the CPU, ranks under mpirun included"
   "cuda      build/cuda where nvcc is; its tests, which skip without a GPU"
   "sanitize  build and run the tests with address and undefined-behaviour sanitizers"
@@ -102,7 +102,9 @@ count_stage() { # NAME CODE LOG: how many tests the stage passed, failed, skippe
     stage_passed=$((stage_passed - stage_skipped))
   elif [[ $name == scripts ]] && ran=$(sed -n 's/^Ran \([0-9]*\) tests\{0,1\} in .*/\1/p' "$log") && [[ -n $ran ]]; then
     bad=$(grep -cE '^(FAIL|ERROR): ' "$log" || true)
-    stage_failed=$bad stage_passed=$((ran - bad))
+    stage_failed=$bad
+    stage_skipped=$(sed -n 's/^[A-Z]* (.*skipped=\([0-9]*\).*/\1/p' "$log")
+    stage_passed=$((ran - bad - ${stage_skipped:=0}))
   elif [[ $code == "$SKIPPED" ]]; then
     stage_skipped=1
   elif [[ $code == 0 ]]; then
