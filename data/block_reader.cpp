@@ -62,15 +62,15 @@ bool BlockReader::open_next(Block& block) {
 }
 
 void BlockReader::fill(Block& block) {
-  block.buffer.grow(std::max(kBlockBytes, 2 * rest_.size()));
+  block.buffer.grow(std::max(limits_.block, 2 * rest_.size()));
   size_t used = rest_.size();
   std::copy(rest_.begin(), rest_.end(), block.buffer.span().begin());
   rest_.clear();
-  while (!at_end_ && used < kBlockBytes) used += read_some(block, used);
+  while (!at_end_ && used < limits_.block) used += read_some(block, used);
   size_t lines_end = end_of_lines({block.buffer.data(), used});
   while (lines_end == 0 && !at_end_) {
     // One line larger than a block: read on to its end and no further than a block beyond it.
-    if (used >= kMaxLineBytes) {
+    if (used >= limits_.max_line) {
       skip_long_line(block);
       return;
     }
@@ -90,7 +90,7 @@ void BlockReader::fill(Block& block) {
 size_t BlockReader::read_some(Block& block, size_t used) {
   const auto room = block.buffer.span().subspan(used);
   try {
-    const size_t count = input_->read(room.first(std::min(room.size(), kBlockBytes)));
+    const size_t count = input_->read(room.first(std::min(room.size(), limits_.block)));
     if (count == 0) at_end_ = true;
     return count;
   } catch (const TornInput& torn) {
@@ -102,8 +102,8 @@ size_t BlockReader::read_some(Block& block, size_t used) {
 
 void BlockReader::make_room(Block& block, size_t used) {
   if (block.buffer.capacity() > used) return;
-  const size_t capacity = std::min(2 * block.buffer.capacity(), kMaxLineBytes + kBlockBytes);
-  if (capacity > kLargeBytes && !block.large.held()) block.large = LargeBlocks::Hold(large_);
+  const size_t capacity = std::min(2 * block.buffer.capacity(), limits_.max_line + limits_.block);
+  if (capacity > limits_.large && !block.large.held()) block.large = LargeBlocks::Hold(large_);
   block.buffer.grow(capacity);
 }
 
@@ -121,7 +121,7 @@ void BlockReader::skip_long_line(Block& block) {
                       .detail = {}});
   ++line_;
   block.buffer.free();
-  block.buffer.grow(kBlockBytes);
+  block.buffer.grow(limits_.block);
   block.large.release();
   while (!at_end_) {
     const size_t count = read_some(block, 0);

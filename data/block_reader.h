@@ -18,9 +18,12 @@
 
 namespace gsa::data {
 
-inline constexpr size_t kBlockBytes = size_t{1} << 20;  ///< text handed to one thread at once
-inline constexpr size_t kLargeBytes = size_t{8} << 20;  ///< blocks beyond this are few at a time
-inline constexpr size_t kMaxLineBytes = size_t{256} << 20;  ///< longer lines are left out
+/// How much text is held at once.
+struct BlockLimits {
+  size_t block = size_t{1} << 20;       ///< bytes of text handed to one thread at once
+  size_t large = size_t{8} << 20;       ///< of blocks beyond this only one exists at a time
+  size_t max_line = size_t{256} << 20;  ///< longer lines are left out
+};
 
 /// Lets one large block exist at a time, whichever threads read, so that memory is bounded whatever
 /// the documents' sizes.
@@ -90,8 +93,8 @@ struct InputSpec {
 class BlockReader {
  public:
   /// `files` and `large` outlive the reader.
-  BlockReader(std::span<const InputSpec> files, LargeBlocks& large)
-      : files_(files), large_(large) {}
+  BlockReader(std::span<const InputSpec> files, LargeBlocks& large, const BlockLimits& limits = {})
+      : files_(files), large_(large), limits_(limits) {}
 
   /// Fills `block` with the next lines (none, if all it has to tell is a problem); false at the end
   /// of the last file. Throws DataError when a file cannot be opened or read.
@@ -111,6 +114,7 @@ class BlockReader {
 
   std::span<const InputSpec> files_;
   LargeBlocks& large_;
+  BlockLimits limits_;
   size_t next_file_ = 0;
   std::unique_ptr<InputFile> input_;
   bool at_end_ = false;              // of the open file

@@ -59,6 +59,10 @@ std::vector<std::string> find_faults(const std::filesystem::path& folder, const 
 TextSample sample_of(const Shard& shard, int64_t document, const Tokenizer& tokenizer) {
   const int64_t begin = shard.document_begin(document);
   const int64_t tokens = shard.document_begin(document + 1) - begin;
+  if (tokens < 0) {
+    throw DataError(fmt::format("{}: document {} ends before it begins; verify the folder",
+                                shard.path().string(), document));
+  }
   std::vector<int32_t> ids(static_cast<size_t>(std::min(tokens, kSampleTokens)));
   shard.copy(begin, ids);
   return {.source = shard.source(document),

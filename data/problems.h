@@ -17,7 +17,7 @@ enum class Problem : uint8_t {
   no_text,          ///< no field "text"
   text_not_string,  ///< "text" is something else than a string
   empty_text,       ///< "text" is ""
-  line_too_long,    ///< longer than kMaxLineBytes (block_reader.h)
+  line_too_long,    ///< longer than BlockLimits::max_line (block_reader.h)
   no_meta,          ///< no set name under meta.redpajama_set_name: kept, source unknown
   meta_is_string,   ///< "meta" is a string holding JSON: read all the same
   unknown_source,   ///< a set name that is not in the table: kept, source unknown

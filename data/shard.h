@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <filesystem>
 #include <span>
 #include <string_view>
@@ -26,7 +27,8 @@ class Shard final : public TokenFile {
   [[nodiscard]] int64_t documents() const { return static_cast<int64_t>(header_.documents); }
   /// The first token of `document`; that of `documents()` is tokens().
   [[nodiscard]] int64_t document_begin(int64_t document) const {
-    return static_cast<int64_t>(offsets_[static_cast<size_t>(document)]);
+    // Never past the tokens, whatever an unverified file says.
+    return static_cast<int64_t>(std::min(offsets_[static_cast<size_t>(document)], header_.tokens));
   }
   /// The document that holds `token`.
   [[nodiscard]] int64_t document_at(int64_t token) const;

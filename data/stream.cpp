@@ -24,11 +24,13 @@ struct TokenStream::Slot {
 TokenStream::TokenStream(const std::filesystem::path& path) : path_(path) {
   if (is_megatron(path)) {
     auto file = open_megatron(path);
-    add(path, file->tokens(), std::move(file));
+    const int64_t tokens = file->tokens();
+    add(path, tokens, std::move(file));
   } else if (is_llmc(path)) {
     for (const auto& part : llmc_files(path)) {
       auto file = open_llmc(part);
-      add(part, file->tokens(), std::move(file));
+      const int64_t tokens = file->tokens();
+      add(part, tokens, std::move(file));
     }
   } else {
     open_folder();

@@ -1,0 +1,196 @@
+#include "data/tokenizer.h"
+
+#include <gtest/gtest.h>
+#include <sentencepiece_processor.h>
+
+#include <cstdio>
+#include <memory>
+#include <sstream>
+#include <thread>
+
+#include "data/error.h"
+#include "data/piece_boundaries.h"
+#include "data/sentencepiece_model.h"
+#include "tests/data/support.h"
+
+namespace gsa::data::test {
+namespace {
+
+constexpr uint64_t kSeed = 4;
+
+/// Texts that try the places where cutting could go wrong.
+std::vector<std::string> hard_texts() {
+  std::vector<std::string> texts = {
+      "",
+      " ",
+      "   ",
+      "a",
+      " a",
+      "a ",
+      "\n",
+      "\na\n\n b",
+      "the  the   the    the",
+      "\xE2\x96\x81the \xE2\x96\x81 the",  // U+2581 itself
+      "<s> </s> <unk> <0x0A>",
+      "3.14159 2718281828",
+      std::string("nul\0byte", 8),
+      "語言語言語言 Größe🙂🙂naïve",
+      "e\xCC\x81 \xCC\x81 \xC2\xA8",  // combining characters
+      std::string(5000, 'z'),
+      std::string(3000, ' ') + "x" + std::string(3000, '\n'),
+  };
+  std::mt19937_64 random(kSeed);
+  constexpr size_t kCount = 200;
+  constexpr size_t kWords = 60;
+  for (auto& document : random_documents(random, kCount, kWords)) {
+    texts.push_back(std::move(document.text));
+  }
+  return texts;
+}
+
+void expect_ids_of_library(const std::filesystem::path& model) {
+  const auto tokenizer = make_tokenizer(model.string());
+  sentencepiece::SentencePieceProcessor library;
+  ASSERT_TRUE(library.Load(model.string()).ok());
+  for (const auto& text : hard_texts()) {
+    std::vector<int32_t> ids;
+    tokenizer->encode(text, ids);
+    EXPECT_EQ(ids, library.EncodeAsIds(text)) << model << ": '" << text << "'";
+    EXPECT_EQ(tokenizer->decode(ids), library.DecodeIds(library.EncodeAsIds(text)));
+  }
+}
+
+TEST(ByteTokenizer, GivesTheBytesAndBack) {
+  const auto tokenizer = make_tokenizer("bytes");
+  EXPECT_EQ(tokenizer->name(), "bytes");
+  EXPECT_EQ(tokenizer->vocabulary_size(), 257);
+  EXPECT_EQ(tokenizer->end_of_sequence(), 256);
+  std::vector<int32_t> ids;
+  tokenizer->encode("h\xC3\xA9", ids);
+  EXPECT_EQ(ids, (std::vector<int32_t>{'h', 0xC3, 0xA9}));
+  ids.push_back(tokenizer->end_of_sequence());
+  EXPECT_EQ(tokenizer->decode(ids), "h\xC3\xA9");
+  EXPECT_THROW(static_cast<void>(tokenizer->decode(std::vector<int32_t>{257})), DataError);
+  EXPECT_THROW(static_cast<void>(tokenizer->decode(std::vector<int32_t>{-1})), DataError);
+}
+
+TEST(SentencePieceTokenizer, CutEncodingEqualsTheLibrary) {
+  const TempFolder folder;
+  const auto model = train_model(folder);
+  EXPECT_TRUE(read_spec(read_bytes(model)).can_be_cut());
+  expect_ids_of_library(model);
+}
+
+TEST(SentencePieceTokenizer, OtherModelsEqualTheLibrary) {
+  const TempFolder folder;
+  const std::vector<ModelKind> kinds = {
+      {.type = "unigram"},
+      {.type = "bpe", .byte_fallback = false},
+      {.type = "bpe", .normalization = "nmt_nfkc", .remove_extra_whitespaces = true},
+      {.type = "unigram", .normalization = "nmt_nfkc", .remove_extra_whitespaces = true}};
+  for (const auto& kind : kinds) {
+    const auto model = train_model(folder, kind);
+    EXPECT_FALSE(read_spec(read_bytes(model)).can_be_cut());
+    expect_ids_of_library(model);
+  }
+}
+
+TEST(SentencePieceTokenizer, EqualsSpmEncodeDocumentByDocument) {
+  // spm_encode reads lines; a vertical tab, which like the line feed is in no piece, stands for it.
+  const TempFolder folder;
+  const auto model = train_model(folder);
+  const auto tokenizer = make_tokenizer(model.string());
+  sentencepiece::SentencePieceProcessor library;
+  ASSERT_TRUE(library.Load(model.string()).ok());
+  const int line_feed = library.PieceToId("<0x0A>");
+  const int vertical_tab = library.PieceToId("<0x0B>");
+  std::mt19937_64 random(kSeed);
+  constexpr size_t kCount = 100;
+  constexpr size_t kWords = 50;
+  const auto documents = random_documents(random, kCount, kWords);
+  std::string lines;
+  for (auto text : documents) {
+    std::replace(text.text.begin(), text.text.end(), '\n', '\v');
+    lines += text.text + "\n";
+  }
+  write_bytes(folder / "lines", lines);
+  const auto command = "spm_encode --output_format=id --model=" + model.string() + " < " +
+                       (folder / "lines").string() + " > " + (folder / "ids").string();
+  ASSERT_EQ(std::system(command.c_str()), 0) << "spm_encode is in the package sentencepiece";
+  std::istringstream output(read_bytes(folder / "ids"));
+  for (const auto& document : documents) {
+    std::string line;
+    ASSERT_TRUE(std::getline(output, line));
+    std::istringstream numbers(line);
+    std::vector<int32_t> expected;
+    for (int32_t id = 0; numbers >> id;) expected.push_back(id == vertical_tab ? line_feed : id);
+    std::vector<int32_t> ids;
+    tokenizer->encode(document.text, ids);
+    EXPECT_EQ(ids, expected);
+  }
+}
+
+TEST(SentencePieceTokenizer, LongDocumentsEqualTheLibrary) {
+  const TempFolder folder;
+  std::mt19937_64 random(kSeed);
+  constexpr size_t kWords = 1000;
+  constexpr size_t kBytes = size_t{600} << 10;  // beyond what is encoded at once, twice
+  std::string text;
+  while (text.size() < kBytes) {
+    text += random_documents(random, 1, kWords).front().text + std::string(300, ' ');
+  }
+  for (const ModelKind& kind : {ModelKind{}, ModelKind{.type = "bpe", .byte_fallback = false}}) {
+    const auto model = train_model(folder, kind);
+    sentencepiece::SentencePieceProcessor library;
+    ASSERT_TRUE(library.Load(model.string()).ok());
+    std::vector<int32_t> ids;
+    make_tokenizer(model.string())->encode(text, ids);
+    EXPECT_EQ(ids, library.EncodeAsIds(text));
+  }
+}
+
+TEST(SentencePieceTokenizer, ThreadsMayShareIt) {
+  const TempFolder folder;
+  const auto tokenizer = make_tokenizer(train_model(folder).string());
+  const auto texts = hard_texts();
+  std::vector<std::vector<int32_t>> ids(4);
+  {
+    std::vector<std::jthread> threads;
+    for (auto& mine : ids) {
+      threads.emplace_back([&] {
+        for (const auto& text : texts) tokenizer->encode(text, mine);
+      });
+    }
+  }
+  for (const auto& other : ids) EXPECT_EQ(other, ids.front());
+}
+
+TEST(SentencePieceTokenizer, BadModelsAreNamed) {
+  const TempFolder folder;
+  const auto load = [](const std::filesystem::path& path) {
+    return message_of<DataError>([&] { make_tokenizer(path.string()); });
+  };
+  expect_parts(load(folder / "none.model"), {"none.model", "cannot read"});
+  write_bytes(folder / "text.model", "this is not a model");
+  expect_parts(load(folder / "text.model"), {"text.model", "not a SentencePiece model"});
+  const auto without_end = train_model(folder, {.end_of_sequence = false});
+  expect_parts(load(without_end), {without_end.string(), "end-of-sequence", "--eos_id"});
+}
+
+TEST(PieceBoundaries, CutsOnlyBetweenCharactersThatNoPieceJoins) {
+  PieceBoundaries boundaries;
+  boundaries.add_piece("\xE2\x96\x81the");
+  boundaries.add_piece("ab");
+  boundaries.add_piece("é語");
+  constexpr size_t kNoLimit = 1000;
+  EXPECT_EQ(boundaries.first_cut("the", kNoLimit), 3U);
+  EXPECT_EQ(boundaries.first_cut(" the the", kNoLimit), 4U);
+  EXPECT_EQ(boundaries.first_cut("aba", kNoLimit), 2U);
+  EXPECT_EQ(boundaries.first_cut("é語x", kNoLimit), 5U);
+  EXPECT_EQ(boundaries.first_cut("語é", kNoLimit), 3U);
+  // Without a place to cut, at a character's end before the limit.
+  EXPECT_EQ(boundaries.first_cut("é語", 4), 2U);
+}
+
+}  // namespace
+}  // namespace gsa::data::test
