@@ -18,6 +18,8 @@ namespace {
 
 constexpr int max_threads = 512;
 constexpr int max_warps = max_threads / warp_size;
+constexpr int resident_blocks = 2;  // 64 registers a thread, for the vectors that are loaded ahead
+constexpr int loads_ahead = 4;
 constexpr int sum_threads = 1024;
 constexpr int sum_warps = sum_threads / warp_size;
 
@@ -43,24 +45,40 @@ struct Online {
   }
 };
 
-// Calls `visit(column, Width<w>)` for this thread's part of a row.
-template <int width, typename Visit>
-__device__ void for_each_vector(int64_t columns, Visit visit) {
+// Calls `visit(column, x)` for the elements x of this thread's vectors of a row. Loads go ahead of
+// the visits, which may store: otherwise each store would wait for a load before it.
+template <int width, typename T, typename Visit>
+__device__ void for_each_vector(const T* line, int64_t columns, Visit visit) {
   const int64_t whole = columns / width * width;
-#pragma unroll 4
-  for (int64_t column = int64_t{threadIdx.x} * width; column < whole;
-       column += int64_t{blockDim.x} * width) {
-    visit(column, Width<width>{});
+  const int64_t step = int64_t{blockDim.x} * width;
+  for (int64_t base = int64_t{threadIdx.x} * width; base < whole; base += loads_ahead * step) {
+    Vector<T, width> vectors[loads_ahead];
+#pragma unroll
+    for (int i = 0; i < loads_ahead; ++i) {
+      if (base + i * step < whole) {
+        vectors[i] = Vector<T, width>::load(line + base + i * step);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < loads_ahead; ++i) {
+      if (base + i * step < whole) {
+        float x[width];
+        vectors[i].unpack(x);
+        visit(base + i * step, x);
+      }
+    }
   }
   if constexpr (width > 1) {
     for (int64_t column = whole + threadIdx.x; column < columns; column += blockDim.x) {
-      visit(column, Width<1>{});
+      float x[1];
+      load(line + column, x);
+      visit(column, x);
     }
   }
 }
 
 template <typename T, int width>
-__global__ void __launch_bounds__(max_threads)
+__global__ void __launch_bounds__(max_threads, resident_blocks)
     cross_entropy_kernel(const int32_t* labels, Rows<T> logits, float gradient_scale, float* losses,
                          int64_t columns) {
   __shared__ float maxima[max_warps];
@@ -73,7 +91,7 @@ __global__ void __launch_bounds__(max_threads)
       losses[row] = 0;
     }
     if (gradient_scale != 0) {
-      for_each_vector<width>(columns, [&]<int w>(int64_t column, Width<w>) {
+      for_each_vector<width>(line, columns, [&]<int w>(int64_t column, float(&)[w]) {
         const float zero[w] = {};
         store(line + column, zero);
       });
@@ -84,11 +102,7 @@ __global__ void __launch_bounds__(max_threads)
   const bool known = label >= 0 && label < columns;
   const float target = known && threadIdx.x == 0 ? to_float(line[label]) : 0;
   Online online;
-  for_each_vector<width>(columns, [&]<int w>(int64_t column, Width<w>) {
-    float x[w];
-    load(line + column, x);
-    online.add(x);
-  });
+  for_each_vector<width>(line, columns, [&]<int w>(int64_t, const float(&x)[w]) { online.add(x); });
   const float maximum = block_reduce(online.maximum, maxima, Max{});
   const float total = block_reduce(online.sum * __expf(online.maximum - maximum), sums, Add{});
   if (threadIdx.x == 0) {
@@ -98,9 +112,7 @@ __global__ void __launch_bounds__(max_threads)
     return;
   }
   const float scale = gradient_scale / total;
-  for_each_vector<width>(columns, [&]<int w>(int64_t column, Width<w>) {
-    float x[w];
-    load(line + column, x);
+  for_each_vector<width>(line, columns, [&]<int w>(int64_t column, float(&x)[w]) {
 #pragma unroll
     for (int i = 0; i < w; ++i) {
       x[i] = scale * __expf(x[i] - maximum) - (column + i == label ? gradient_scale : 0.0F);

@@ -1,13 +1,16 @@
 // RMS normalization, with the residual before it or the swish before it, forward and backward.
 //
-// The rows are shared by `norm_blocks` blocks that all run at once; block b takes the rows b, b +
-// blocks, ... A row lies in the registers of its block, `count` vectors a thread, and is read once
-// and written once; while one row is summed (one barrier a row) the next is on its way from memory.
-// Backward keeps the weight's gradient of a block's rows in registers, leaves it in the workspace,
-// and a second kernel adds these partial sums in the order of the blocks.
+// Forward: a block a row, which lies in its registers, `count` vectors a thread: small blocks, so
+// that many rows are on their way from memory at once.
+//
+// Backward: the rows are shared by `norm_blocks` blocks that all run at once; block b takes the
+// rows b, b + blocks, ... While one row is summed (one barrier a row) the next is on its way. The
+// weight's gradient of a block's rows stays in registers, goes to the workspace at the end, and a
+// second kernel adds these partial sums in the order of the blocks.
 //
 // Bytes a bf16 element: forward 4, with a residual 8; backward 6, with a residual's gradient 8. A
-// dozen operations (plus an exponential with swish) a element: the memory's time is the floor.
+// dozen operations (plus an exponential and a division with swish) an element: the memory's time is
+// the floor.
 #include "kernels/backends.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/reduce.h"
@@ -24,6 +27,11 @@ constexpr int resident_blocks(int elements) {
 constexpr int max_warps = max_threads / warp_size;
 constexpr int max_columns = 8192;
 constexpr int sum_buffers = 2;  // the next row's sums are written while slow warps read the last
+
+// Vectors a thread takes of a long row: many loads in flight forward; backward, where the next row
+// is on its way already, as few as max_threads allow.
+constexpr int forward_vectors = 4;
+constexpr int backward_vectors = max_columns / max_threads / vector_width;
 
 enum class Activation : uint8_t { none, swish };
 
@@ -85,73 +93,137 @@ __device__ void load_weight(const T* weight, int column, float (&w)[width]) {
   }
 }
 
-template <typename T, int width, int count, Activation activation>
-__global__ void __launch_bounds__(max_threads, resident_blocks(width* count))
-    forward_kernel(const ForwardArguments<T> args) {
-  __shared__ float sums[sum_buffers][max_warps];
+// Reads this thread's part of a row, adds the residual and applies the activation; returns the sum
+// of squares.
+template <Activation activation, typename T, int width, int count>
+__device__ float read_row(const ForwardArguments<T>& args, int64_t row, float (&x)[count][width]) {
   using Part = Slice<T, width, count>;
   Part input;
   Part residual;
-  int buffer = 0;
-  int64_t row = blockIdx.x;
   input.load(args.input, row, args.columns);
   if (args.residual) {
     residual.load(args.residual, row, args.columns);
   }
-  for (; row < args.rows; row += gridDim.x) {
-    float x[count][width];
-    float squares = 0;
+  float squares = 0;
 #pragma unroll
-    for (int i = 0; i < count; ++i) {
-      const int column = Part::column(i);
-      if (column >= args.columns) {
-        continue;
-      }
-      input.vectors[i].unpack(x[i]);
-      if (args.residual) {
-        float added[width];
-        residual.vectors[i].unpack(added);
-#pragma unroll
-        for (int j = 0; j < width; ++j) {
-          // What is normalized is the sum as it is stored, which is what backward reads.
-          x[i][j] = to_float(from_float<T>(x[i][j] + added[j]));
-        }
-        store(args.sum.at(row, column), x[i]);
-      }
+  for (int i = 0; i < count; ++i) {
+    const int column = Part::column(i);
+    if (column >= args.columns) {
+      continue;
+    }
+    input.vectors[i].unpack(x[i]);
+    if (args.residual) {
+      float added[width];
+      residual.vectors[i].unpack(added);
 #pragma unroll
       for (int j = 0; j < width; ++j) {
-        if constexpr (activation == Activation::swish) {
-          x[i][j] *= sigmoid(x[i][j]);
-        }
-        squares += x[i][j] * x[i][j];
+        // What is normalized is the sum as it is stored, which is what backward reads.
+        x[i][j] = to_float(from_float<T>(x[i][j] + added[j]));
       }
-    }
-    const int64_t next = row + gridDim.x;
-    if (next < args.rows) {
-      input.load(args.input, next, args.columns);
-      if (args.residual) {
-        residual.load(args.residual, next, args.columns);
-      }
-    }
-    const float total = block_reduce(squares, sums[buffer], Add{});
-    buffer = 1 - buffer;
-    const float scale = 1.0F / sqrtf(total / float(args.columns) + args.epsilon);
-    if (threadIdx.x == 0) {
-      args.inverse_rms[row] = scale;
+      store(args.sum.at(row, column), x[i]);
     }
 #pragma unroll
-    for (int i = 0; i < count; ++i) {
-      const int column = Part::column(i);
-      if (column < args.columns) {
-        float w[width];
-        load_weight(args.weight, column, w);
+    for (int j = 0; j < width; ++j) {
+      if constexpr (activation == Activation::swish) {
+        x[i][j] *= sigmoid(x[i][j]);
+      }
+      squares += x[i][j] * x[i][j];
+    }
+  }
+  return squares;
+}
+
+template <typename T, int width, int count, Activation activation>
+__global__ void __launch_bounds__(max_threads) forward_kernel(const ForwardArguments<T> args) {
+  __shared__ float sums[max_warps];
+  const int64_t row = blockIdx.x;
+  float x[count][width];
+  const float squares = read_row<activation>(args, row, x);
+  const float total = block_reduce(squares, sums, Add{});
+  const float scale = 1.0F / sqrtf(total / float(args.columns) + args.epsilon);
+  if (threadIdx.x == 0) {
+    args.inverse_rms[row] = scale;
+  }
 #pragma unroll
-        for (int j = 0; j < width; ++j) {
-          x[i][j] *= scale * w[j];
-        }
-        store(args.output.at(row, column), x[i]);
+  for (int i = 0; i < count; ++i) {
+    const int column = Slice<T, width, count>::column(i);
+    if (column < args.columns) {
+      float w[width];
+      load_weight(args.weight, column, w);
+#pragma unroll
+      for (int j = 0; j < width; ++j) {
+        x[i][j] *= scale * w[j];
+      }
+      store(args.output.at(row, column), x[i]);
+    }
+  }
+}
+
+// What a thread holds of a row on its way back.
+template <typename T, int width, int count>
+struct BackwardRow {
+  Slice<T, width, count> input;
+  Slice<T, width, count> grad_residual;
+  float g[count][width];         // grad_output, later times the weight
+  float sigmoids[count][width];  // with swish: exponentials are what is scarce here
+};
+
+// Adds to the weight's gradient and returns the sum of g x over this thread's columns.
+template <Activation activation, typename T, int width, int count>
+__device__ float weigh_row(const BackwardArguments<T>& args, float r,
+                           BackwardRow<T, width, count>& row,
+                           float (&weight_gradient)[count][width]) {
+  float products = 0;
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    const int column = Slice<T, width, count>::column(i);
+    if (column >= args.columns) {
+      continue;
+    }
+    float x[width];
+    float w[width];
+    row.input.vectors[i].unpack(x);
+    load_weight(args.weight, column, w);
+#pragma unroll
+    for (int j = 0; j < width; ++j) {
+      if constexpr (activation == Activation::swish) {
+        row.sigmoids[i][j] = sigmoid(x[j]);
+        x[j] *= row.sigmoids[i][j];
+      }
+      weight_gradient[i][j] += row.g[i][j] * x[j] * r;
+      row.g[i][j] *= w[j];
+      products += row.g[i][j] * x[j];
+    }
+  }
+  return products;
+}
+
+// Writes the row's gradient, where `shrink` is r^2 mean(g x).
+template <Activation activation, typename T, int width, int count>
+__device__ void write_row(const BackwardArguments<T>& args, int64_t at, float r, float shrink,
+                          BackwardRow<T, width, count>& row) {
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    const int column = Slice<T, width, count>::column(i);
+    if (column >= args.columns) {
+      continue;
+    }
+    float x[width];
+    float added[width] = {};
+    row.input.vectors[i].unpack(x);
+    if (args.grad_residual) {
+      row.grad_residual.vectors[i].unpack(added);
+    }
+#pragma unroll
+    for (int j = 0; j < width; ++j) {
+      if constexpr (activation == Activation::swish) {
+        const float s = row.sigmoids[i][j];
+        row.g[i][j] = r * (row.g[i][j] - x[j] * s * shrink) * swish_slope(x[j], s);
+      } else {
+        row.g[i][j] = r * (row.g[i][j] - x[j] * shrink) + added[j];
       }
     }
+    store(args.grad_input.at(at, column), row.g[i]);
   }
 }
 
@@ -160,78 +232,38 @@ template <typename T, int width, int count, Activation activation>
 __global__ void __launch_bounds__(max_threads, resident_blocks(width* count))
     backward_kernel(const BackwardArguments<T> args) {
   __shared__ float sums[sum_buffers][max_warps];
-  using Part = Slice<T, width, count>;
-  Part input;
-  Part grad_output;
+  Slice<T, width, count> input;
+  Slice<T, width, count> grad_output;
   float weight_gradient[count][width] = {};
   int buffer = 0;
-  int64_t row = blockIdx.x;
-  input.load(args.input, row, args.columns);
-  grad_output.load(args.grad_output, row, args.columns);
-  for (; row < args.rows; row += gridDim.x) {
-    const float r = args.inverse_rms[row];
-    const Part x = input;
-    float g[count][width];
-    float products = 0;
+  input.load(args.input, blockIdx.x, args.columns);
+  grad_output.load(args.grad_output, blockIdx.x, args.columns);
+  for (int64_t at = blockIdx.x; at < args.rows; at += gridDim.x) {
+    BackwardRow<T, width, count> row;
+    row.input = input;
+    if (args.grad_residual) {
+      row.grad_residual.load(args.grad_residual, at, args.columns);
+    }
 #pragma unroll
     for (int i = 0; i < count; ++i) {
-      const int column = Part::column(i);
-      if (column >= args.columns) {
-        continue;
-      }
-      float value[width];
-      float w[width];
-      x.vectors[i].unpack(value);
-      grad_output.vectors[i].unpack(g[i]);
-      load_weight(args.weight, column, w);
-#pragma unroll
-      for (int j = 0; j < width; ++j) {
-        if constexpr (activation == Activation::swish) {
-          value[j] *= sigmoid(value[j]);
-        }
-        weight_gradient[i][j] += g[i][j] * value[j] * r;
-        g[i][j] *= w[j];
-        products += g[i][j] * value[j];
-      }
+      grad_output.vectors[i].unpack(row.g[i]);
     }
-    const int64_t next = row + gridDim.x;
-    if (next < args.rows) {
-      input.load(args.input, next, args.columns);
-      grad_output.load(args.grad_output, next, args.columns);
+    const float r = args.inverse_rms[at];
+    const float products = weigh_row<activation>(args, r, row, weight_gradient);
+    if (at + gridDim.x < args.rows) {
+      input.load(args.input, at + gridDim.x, args.columns);
+      grad_output.load(args.grad_output, at + gridDim.x, args.columns);
     }
     const float total = block_reduce(products, sums[buffer], Add{});
     buffer = 1 - buffer;
-    const float shrink = r * r * total / float(args.columns);
-#pragma unroll
-    for (int i = 0; i < count; ++i) {
-      const int column = Part::column(i);
-      if (column >= args.columns) {
-        continue;
-      }
-      float value[width];
-      float added[width] = {};
-      x.vectors[i].unpack(value);
-      if (args.grad_residual) {
-        load(args.grad_residual.at(row, column), added);
-      }
-#pragma unroll
-      for (int j = 0; j < width; ++j) {
-        if constexpr (activation == Activation::swish) {
-          const float s = sigmoid(value[j]);
-          g[i][j] = r * (g[i][j] - value[j] * s * shrink) * swish_slope(value[j], s);
-        } else {
-          g[i][j] = r * (g[i][j] - value[j] * shrink) + added[j];
-        }
-      }
-      store(args.grad_input.at(row, column), g[i]);
-    }
+    write_row<activation>(args, at, r, r * r * total / float(args.columns), row);
   }
   if (args.partial == nullptr) {
     return;
   }
 #pragma unroll
   for (int i = 0; i < count; ++i) {
-    const int column = Part::column(i);
+    const int column = Slice<T, width, count>::column(i);
     if (column < args.columns) {
       store(args.partial + int64_t(blockIdx.x) * args.columns + column, weight_gradient[i]);
     }
@@ -265,28 +297,27 @@ __global__ void __launch_bounds__(reduce_columns* reduce_groups)
   }
 }
 
-// Calls `launch` with the width, the vectors a thread and the threads for rows of `columns`.
-template <typename Launch>
-void with_row(int64_t columns, bool vectorized, const char* what, Launch&& launch) {
+// Calls `launch` with the width, the vectors a thread and the threads for rows of `columns`: one
+// vector a thread for rows of up to `single` vectors, `several` for longer ones.
+template <int several, typename Launch>
+void with_row(int64_t columns, bool vectorized, int64_t single, const char* what, Launch&& launch) {
+  static_assert(several * max_threads * vector_width >= max_columns);
   if (columns > max_columns) {
     throw std::invalid_argument(std::string(what) + " on CUDA takes rows of at most " +
                                 std::to_string(max_columns) + " (got " + std::to_string(columns) +
                                 ")");
   }
-  const auto threads = [&](int64_t vectors, int count) {
+  const auto threads = [](int64_t vectors, int count) {
     return blocks_of(vectors, warp_size * count) * warp_size;
   };
+  const int64_t vectors = columns / vector_width;
   if (!vectorized || columns % vector_width != 0) {
     constexpr int count = max_columns / max_threads;
     launch(Width<1>{}, Width<count>{}, threads(columns, count));
-    return;
-  }
-  const int64_t vectors = columns / vector_width;
-  if (vectors <= max_threads) {
+  } else if (vectors <= single) {
     launch(Width<vector_width>{}, Width<1>{}, threads(vectors, 1));
   } else {
-    constexpr int count = max_columns / max_threads / vector_width;
-    launch(Width<vector_width>{}, Width<count>{}, threads(vectors, count));
+    launch(Width<vector_width>{}, Width<several>{}, threads(vectors, several));
   }
 }
 
@@ -296,11 +327,12 @@ void launch_forward(Stream& stream, const ForwardArguments<T>& args, bool vector
   if (args.rows == 0) {
     return;
   }
-  const auto blocks = unsigned(norm_blocks(args.rows, args.columns));
-  with_row(args.columns, vectorized, what, [&](auto width, auto count, unsigned threads) {
-    forward_kernel<T, width(), count(), activation><<<blocks, threads, 0, native(stream)>>>(args);
-    check_launch(what);
-  });
+  with_row<forward_vectors>(args.columns, vectorized, warp_size, what,
+                            [&](auto width, auto count, unsigned threads) {
+                              forward_kernel<T, width(), count(), activation>
+                                  <<<unsigned(args.rows), threads, 0, native(stream)>>>(args);
+                              check_launch(what);
+                            });
 }
 
 template <typename T, Activation activation>
@@ -310,10 +342,12 @@ void launch_backward(Stream& stream, const BackwardArguments<T>& args, float* gr
     return;
   }
   const auto blocks = unsigned(norm_blocks(args.rows, args.columns));
-  with_row(args.columns, vectorized, what, [&](auto width, auto count, unsigned threads) {
-    backward_kernel<T, width(), count(), activation><<<blocks, threads, 0, native(stream)>>>(args);
-    check_launch(what);
-  });
+  with_row<backward_vectors>(args.columns, vectorized, max_threads, what,
+                             [&](auto width, auto count, unsigned threads) {
+                               backward_kernel<T, width(), count(), activation>
+                                   <<<blocks, threads, 0, native(stream)>>>(args);
+                               check_launch(what);
+                             });
   if (grad_weight != nullptr) {
     const dim3 block(reduce_columns, reduce_groups);
     add_partials_kernel<<<blocks_of(args.columns, reduce_columns), block, 0, native(stream)>>>(
