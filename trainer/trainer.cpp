@@ -8,6 +8,7 @@
 #include <iostream>
 
 #include "kernels/cross_entropy.h"
+#include "trainer/checkpoint_layout.h"
 #include "trainer/loader_options.h"
 #include "trainer/metrics/log.h"
 #include "trainer/optimizer/schedule.h"

@@ -1,0 +1,143 @@
+// The model's gradients against central differences in double precision, for every parameter kind,
+// and what must not change them: recomputation, accumulation, the way sequences are packed.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/cross_entropy.h"
+#include "tests/support/numeric.h"
+#include "tests/trainer/model/model_case.h"
+
+namespace gsa::test {
+namespace {
+
+constexpr int64_t token_count = 70;  // a chunk and a bit, in three sequences
+const std::vector<int32_t> offsets = {0, 3, 68, 70};
+
+void set_random_batch(ModelCase& model, uint64_t seed) {
+  Random random(seed);
+  const auto vocabulary = static_cast<int32_t>(model.engine().model().config().vocabulary);
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> labels;
+  for (int64_t i = 0; i < token_count; ++i) {
+    tokens.push_back(random.integer(vocabulary));
+    labels.push_back(i % 9 == 4 ? kernels::ignored_label : random.integer(vocabulary));
+  }
+  model.set_batch(tokens, labels, offsets);
+}
+
+// Along one random direction of a parameter: two losses say what its gradient must give.
+void expect_directional_derivative(ModelCase& model, const std::string& name,
+                                   const std::vector<double>& gradient) {
+  constexpr double step = 1e-5;
+  // The loss has rounding of 1e-16 over the step, and the step squared times third derivatives.
+  constexpr double tolerance = 1e-7;
+  const std::vector<double> values = model.weight(name);
+  Random random(values.size());
+  const std::vector<double> direction =
+      random.uniform_values(static_cast<int64_t>(values.size()), -1, 1);
+  const auto loss_at = [&](double distance) {
+    std::vector<double> moved = values;
+    for (size_t i = 0; i < moved.size(); ++i) {
+      moved[i] += distance * direction[i];
+    }
+    model.set_weight(name, moved);
+    return model.loss();
+  };
+  const double measured = (loss_at(step) - loss_at(-step)) / (2 * step);
+  model.set_weight(name, values);
+  const double expected = dot(gradient, direction);
+  EXPECT_NEAR(measured, expected, tolerance * (1 + std::abs(expected))) << name;
+}
+
+void expect_gradients_match(const ModelConfig& config) {
+  ModelCase model(config, Device::cpu, DType::float64);
+  model.randomize(1);
+  set_random_batch(model, 2);
+  model.zero_gradients();
+  model.loss_and_gradients();
+  for (const std::string& name : model.names()) {
+    expect_directional_derivative(model, name, model.gradient(name));
+  }
+}
+
+TEST(LanguageModel, GradientsMatchCentralDifferences) {
+  expect_gradients_match(small_model());
+}
+
+TEST(LanguageModel, GradientsMatchCentralDifferencesWithTiedEmbeddings) {
+  ModelConfig config = small_model();
+  config.tie_embeddings = true;
+  expect_gradients_match(config);
+}
+
+TEST(LanguageModel, GradientsMatchCentralDifferencesWithoutNormWeight) {
+  ModelConfig config = small_model();
+  config.elementwise_affine = false;
+  config.kv_heads = config.heads;
+  expect_gradients_match(config);
+}
+
+TEST(LanguageModel, RecomputationGivesTheSameBits) {
+  ModelCase kept(small_model(), Device::cpu, DType::float32, Keep::everything);
+  ModelCase recomputed(small_model(), Device::cpu, DType::float32, Keep::input);
+  for (ModelCase* model : {&kept, &recomputed}) {
+    model->randomize(3);
+    set_random_batch(*model, 4);
+    model->zero_gradients();
+  }
+  EXPECT_EQ(kept.loss_and_gradients(), recomputed.loss_and_gradients());
+  for (const std::string& name : kept.names()) {
+    EXPECT_EQ(kept.gradient(name), recomputed.gradient(name)) << name;
+  }
+}
+
+TEST(LanguageModel, GradientsAccumulate) {
+  ModelCase model(small_model(), Device::cpu, DType::float64);
+  model.randomize(5);
+  set_random_batch(model, 6);
+  model.zero_gradients();
+  model.loss_and_gradients();
+  std::vector<std::vector<double>> once;
+  for (const std::string& name : model.names()) {
+    once.push_back(model.gradient(name));
+  }
+  model.loss_and_gradients();
+  for (size_t i = 0; i < once.size(); ++i) {
+    for (double& value : once[i]) {
+      value *= 2;
+    }
+    EXPECT_LT(relative_error(model.gradient(model.names()[i]), once[i]), double_tolerance);
+  }
+}
+
+TEST(LanguageModel, PackedSequencesAreSeparate) {
+  ModelCase packed(small_model(), Device::cpu, DType::float64);
+  packed.randomize(7);
+  std::vector<int32_t> tokens;
+  Random random(8);
+  for (int64_t i = 0; i < token_count; ++i) {
+    tokens.push_back(random.integer(static_cast<int32_t>(small_model().vocabulary)));
+  }
+  packed.set_batch(tokens, tokens, offsets);
+  const std::vector<double> together = packed.logits();
+  std::vector<double> apart;
+  for (size_t i = 0; i + 1 < offsets.size(); ++i) {
+    const std::vector<int32_t> one(tokens.begin() + offsets[i], tokens.begin() + offsets[i + 1]);
+    packed.set_batch(one, one, {0, offsets[i + 1] - offsets[i]});
+    const std::vector<double> logits = packed.logits();
+    apart.insert(apart.end(), logits.begin(), logits.end());
+  }
+  EXPECT_LT(relative_error(together, apart), double_tolerance);
+}
+
+TEST(LanguageModel, LossIsTheMeanOverLabelsThatCount) {
+  ModelCase model(small_model(), Device::cpu, DType::float64);
+  model.randomize(9);
+  set_random_batch(model, 10);
+  model.zero_gradients();
+  EXPECT_NEAR(model.loss(), model.loss_and_gradients(), 1e-14);
+}
+
+}  // namespace
+}  // namespace gsa::test

@@ -1,0 +1,109 @@
+// The arena and the tape, the flat parameters, and plans.
+#include "trainer/model/tape.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+#include "tests/trainer/model/model_case.h"
+
+namespace gsa::test {
+namespace {
+
+TEST(Tape, FramesGiveMemoryBack) {
+  Tape tape(Device::cpu, 4096);
+  tape.begin_frame();
+  const Tensor first = tape.allocate(DType::float32, {4});
+  tape.end_frame();
+  EXPECT_EQ(tape.allocate(DType::float32, {4}).data(), first.data());
+}
+
+TEST(Tape, PopsInTheOppositeOrder) {
+  Tape tape(Device::cpu, 4096);
+  const Tensor a = tape.allocate(DType::float32, {4});
+  const Tensor b = tape.allocate(DType::float32, {4});
+  tape.push(a);
+  tape.push(b);
+  EXPECT_EQ(tape.pop().data(), b.data());
+  EXPECT_EQ(tape.pop().data(), a.data());
+  EXPECT_THROW(tape.pop(), std::logic_error);
+}
+
+TEST(Tape, ScratchNestsAndPeakCountsBothEnds) {
+  Tape tape(Device::cpu, 4096);
+  tape.allocate(DType::float32, {64});
+  {
+    Tape::Scratch outer(tape);
+    const Tensor x = outer.tensor(DType::float32, {64});
+    {
+      Tape::Scratch inner(tape);
+      EXPECT_NE(inner.tensor(DType::float32, {64}).data(), x.data());
+    }
+  }
+  EXPECT_EQ(tape.peak_bytes(), 768U);
+}
+
+TEST(Tape, SaysWhenItWasPlannedTooSmall) {
+  Tape tape(Device::cpu, 256);
+  EXPECT_THROW(tape.allocate(DType::float32, {65}), std::logic_error);
+}
+
+TEST(Engine, PlansExactlyWhatAPassUses) {
+  ModelCase model(small_model(), Device::cpu, DType::float32);
+  model.randomize(1);
+  const HostSequences sequences(2, 70);
+  const std::vector<int32_t> ids(140, 3);
+  model.set_batch(ids, ids, {0, 70, 140});
+  model.loss_and_gradients();
+  const PassCost cost =
+      plan_training(small_model(), model.engine().options(), sequences.view(Device::cpu));
+  EXPECT_EQ(model.engine().tape().peak_bytes(), cost.arena_bytes);
+  EXPECT_GT(cost.flops, 0);
+}
+
+TEST(Engine, RecomputationNeedsLessMemory) {
+  ModelConfig config = small_model();
+  config.layers = 8;
+  const HostSequences sequences(2, 128);
+  const EngineOptions kept{.memory = ParameterStore::Memory::planning};
+  EngineOptions recomputed = kept;
+  recomputed.keep = Keep::input;
+  EXPECT_LT(plan_training(config, recomputed, sequences.view(Device::cpu)).arena_bytes,
+            plan_training(config, kept, sequences.view(Device::cpu)).arena_bytes / 2);
+}
+
+TEST(ParameterStore, BucketsDivideAmongTheRanks) {
+  constexpr int ranks = 3;
+  ParameterStore parameters(Device::cpu, DType::float32, ranks);
+  const LanguageModel model(small_model(), parameters);
+  parameters.allocate(ParameterStore::Memory::planning);
+  EXPECT_EQ(parameters.buckets(), small_model().layers + 2);
+  for (int bucket = 0; bucket < parameters.buckets(); ++bucket) {
+    EXPECT_EQ((parameters.bucket_offset(bucket + 1) - parameters.bucket_offset(bucket)) % ranks, 0);
+  }
+}
+
+TEST(ParameterStore, InitialValuesDependOnNothingButSeedNameAndIndex) {
+  ParameterStore parameters(Device::cpu, DType::float32, 1);
+  const LanguageModel model(small_model(), parameters);
+  const ParameterInfo& embedding = parameters.parameters().front();
+  std::vector<float> whole(static_cast<size_t>(embedding.shape.count()));
+  initial_values(embedding, 1, 0.02, 0, whole);
+  std::vector<float> part(100);
+  initial_values(embedding, 1, 0.02, 57, part);
+  EXPECT_TRUE(std::equal(part.begin(), part.end(), whole.begin() + 57));
+  double sum = 0;
+  double squares = 0;
+  for (const float value : whole) {
+    sum += double(value);
+    squares += double(value) * double(value);
+  }
+  const auto count = double(whole.size());
+  EXPECT_NEAR(sum / count, 0, 0.003);
+  EXPECT_NEAR(std::sqrt(squares / count), 0.02, 0.002);
+}
+
+}  // namespace
+}  // namespace gsa::test

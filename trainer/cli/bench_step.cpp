@@ -1,0 +1,226 @@
+// gsa bench step and comm: an optimizer step on random tokens, and the collectives it uses.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <random>
+
+#include "kernels/cross_entropy.h"
+#include "trainer/cli/bench.h"
+#include "trainer/device_batch.h"
+#include "trainer/model/engine.h"
+#include "trainer/optimizer/sharded_adamw.h"
+
+namespace gsa {
+namespace {
+
+constexpr double bytes_per_gib = 1024.0 * 1024.0 * 1024.0;
+constexpr int warm_up_steps = 3;
+constexpr double timed_seconds = 10.0;
+constexpr int64_t fewest_steps = 5;
+constexpr double learning_rate = 1e-4;
+
+data::Batch random_batch(const Config& config, int rank) {
+  const int64_t length = config.data.sequence_length;
+  const int64_t count = config.train.micro_batch * length;
+  std::mt19937_64 random(static_cast<uint64_t>(rank) + 1);
+  std::uniform_int_distribution<int32_t> token(0,
+                                               static_cast<int32_t>(config.model.vocabulary) - 1);
+  data::Batch batch;
+  for (int64_t i = 0; i < count; ++i) {
+    batch.tokens.push_back(token(random));
+    batch.labels.push_back(token(random));
+  }
+  for (int64_t i = 0; i <= config.train.micro_batch; ++i) {
+    batch.sequence_offsets.push_back(static_cast<int32_t>(i * length));
+  }
+  return batch;
+}
+
+// The trainer's step without its data and files.
+class StepBench {
+ public:
+  StepBench(const Config& config, int64_t accumulation, Session& session)
+      : accumulation_(accumulation),
+        tokens_(config.train.micro_batch * config.data.sequence_length),
+        session_(session),
+        engine_(config.model,
+                {.device = session.device,
+                 .dtype = session.dtype,
+                 .ranks = session.communicator->size(),
+                 .keep = config.train.recompute == "block" ? Keep::input : Keep::everything}),
+        optimizer_(config.optimizer, engine_.parameters(), *session.communicator, engine_.stream()),
+        batch_(session.device),
+        memory_(session.device, static_cast<size_t>(tokens_) * sizeof(float) + 4 * sizeof(double)) {
+    totals_ = memory_.tensor(DType::float64, {2});
+    losses_ = memory_.tensor(DType::float32, {tokens_}, 4 * sizeof(double));
+    optimizer_.initialize(config.run.seed, config.model.init_std);
+    host_batch_ = random_batch(config, session.communicator->rank());
+    const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
+    engine_.reserve_training(sequences.view(session.device));
+    hooks_[0].before_use = [this](int bucket) { optimizer_.wait_for_weights(bucket); };
+    hooks_[1].gradients_ready = [this](int bucket) { optimizer_.reduce(bucket); };
+    hooks_[2] = {hooks_[0].before_use, hooks_[1].gradients_ready};
+  }
+
+  void step() {
+    optimizer_.zero_gradients();
+    fill_zero(engine_.stream(), totals_);
+    for (int64_t i = 0; i < accumulation_; ++i) {
+      batch_.upload(engine_.stream(), host_batch_);
+      Pass pass = engine_.pass(batch_.sequences());
+      const bool first = i == 0;
+      const bool last = i + 1 == accumulation_;
+      pass.hooks = first && last ? &hooks_[2] : first ? &hooks_[0] : last ? &hooks_[1] : nullptr;
+      engine_.model().forward_backward(pass, batch_.tokens(), batch_.labels(),
+                                       1.0 / nominal_tokens(), losses_);
+      kernels::sum_losses(engine_.stream(),
+                          {.losses = losses_, .labels = batch_.labels(), .totals = totals_});
+    }
+    session_.communicator->all_reduce(engine_.stream(), totals_);
+    optimizer_.update(learning_rate, totals_, nominal_tokens());
+  }
+
+  double nominal_tokens() const {
+    return double(tokens_ * accumulation_ * session_.communicator->size());
+  }
+  Engine& engine() { return engine_; }
+
+ private:
+  int64_t accumulation_;
+  int64_t tokens_;
+  Session& session_;
+  Engine engine_;
+  ShardedAdamW optimizer_;
+  DeviceBatch batch_;
+  Buffer memory_;
+  Tensor totals_;
+  Tensor losses_;
+  data::Batch host_batch_;
+  BucketHooks hooks_[3];
+};
+
+// Seconds a step, over many steps without a stop between them.
+double time_steps(StepBench& bench, const BenchStepOptions& options, Session& session) {
+  for (int i = 0; i < warm_up_steps; ++i) {
+    bench.step();
+  }
+  const auto run = [&](int64_t steps) {
+    bench.engine().stream().synchronize();
+    session.communicator->barrier();
+    const auto begin = std::chrono::steady_clock::now();
+    for (int64_t i = 0; i < steps; ++i) {
+      bench.step();
+    }
+    bench.engine().stream().synchronize();
+    session.communicator->barrier();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() /
+           double(steps);
+  };
+  int64_t steps = options.steps;
+  if (steps == 0) {
+    // All ranks must run as many: one decides.
+    const double one = run(2);
+    steps = std::max(fewest_steps, static_cast<int64_t>(timed_seconds / one));
+    steps = std::stoll(session.communicator->broadcast_text(std::to_string(steps)));
+  }
+  return run(steps);
+}
+
+std::map<std::string, double> phases(StepBench& bench, double step_ms) {
+  Stream& stream = bench.engine().stream();
+  PhaseTimer timer(stream);
+  stream.set_observer(&timer);
+  bench.step();
+  std::map<std::string, double> sums = timer.milliseconds();
+  stream.set_observer(nullptr);
+  double known = 0;
+  for (const auto& [phase, ms] : sums) {
+    known += ms;
+  }
+  sums["other"] = std::max(0.0, step_ms - known);
+  return sums;
+}
+
+}  // namespace
+
+BenchResult bench_step(const Config& config, const BenchStepOptions& options, Session& session) {
+  BenchResult result;
+  describe_machine(session, result);
+  StepBench bench(config, options.accumulation, session);
+  const double seconds = time_steps(bench, options, session);
+  const EngineOptions plain{.device = session.device, .dtype = session.dtype};
+  const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
+  const PassCost cost = plan_training(config.model, plain, sequences.view(session.device));
+  const double flops =
+      cost.flops * double(options.accumulation) * session.communicator->size() / seconds;
+  const DeviceInfo device = device_info(session.device, session.ordinal);
+
+  result.add("config", config.run.name);
+  result.add("parameters", double(bench.engine().parameters().parameter_count()));
+  result.add("tokens_per_step", bench.nominal_tokens());
+  result.add("tokens_per_second", bench.nominal_tokens() / seconds);
+  result.add("step_ms", seconds * 1e3);
+  result.add("model_tflops", flops / 1e12);
+  result.add("arena_gib", double(bench.engine().tape().capacity()) / bytes_per_gib);
+  if (session.device == Device::cuda) {
+    result.add("peak_memory_gib", double(device.memory_bytes - device.free_bytes) / bytes_per_gib);
+  }
+  const std::map<std::string, double> by_phase = phases(bench, seconds * 1e3);
+  if (by_phase.contains("products")) {
+    double known = 0;
+    for (const auto& [phase, ms] : by_phase) {
+      known += ms;
+    }
+    result.add("share_of_products", by_phase.at("products") / known);
+  }
+  result.add("phases_ms", by_phase);
+  Stream stream(session.device);
+  Tape scratch(session.device, size_t{64} << 20);
+  stream.set_scratch(&scratch);
+  const bool gpu = session.device == Device::cuda;
+  const int64_t size = gpu ? 8192 : 1024;
+  result.add("reference_gemm_tflops", gemm_tflops(stream, session.dtype, size, size, size));
+  result.add("copy_tb_s", copy_tb_s(stream));
+  return result;
+}
+
+BenchResult bench_comm(const Config& config, Session& session) {
+  BenchResult result;
+  describe_machine(session, result);
+  ParameterStore parameters(session.device, session.dtype, session.communicator->size());
+  const LanguageModel model(config.model, parameters);
+  parameters.allocate(ParameterStore::Memory::real);
+  Stream stream(session.device);
+  const Tensor gradients = parameters.all_gradients();
+  const Tensor weights = parameters.all_weights();
+  const int64_t part = gradients.dim(0) / session.communicator->size();
+  const int64_t own = part * session.communicator->rank();
+  const auto timed = [&](const std::function<void()>& work) {
+    constexpr int runs = 5;
+    work();
+    stream.synchronize();
+    session.communicator->barrier();
+    const auto begin = std::chrono::steady_clock::now();
+    for (int i = 0; i < runs; ++i) {
+      work();
+    }
+    stream.synchronize();
+    session.communicator->barrier();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() * 1e3 /
+           runs;
+  };
+  const double scatter = timed([&] {
+    session.communicator->reduce_scatter(stream, gradients, gradients.rows(own, own + part));
+  });
+  const double gather = timed(
+      [&] { session.communicator->all_gather(stream, weights.rows(own, own + part), weights); });
+  const double share = 1.0 - 1.0 / session.communicator->size();
+  result.add("gradient_gib", double(gradients.bytes()) / bytes_per_gib);
+  result.add("reduce_scatter_ms", scatter);
+  result.add("all_gather_ms", gather);
+  result.add("reduce_scatter_bus_gb_s", share * double(gradients.bytes()) / scatter / 1e6);
+  result.add("all_gather_bus_gb_s", share * double(weights.bytes()) / gather / 1e6);
+  return result;
+}
+
+}  // namespace gsa
