@@ -3,6 +3,7 @@
 #include "kernels/cuda/workspace.h"
 
 #include "kernels/backends.h"
+#include "kernels/cuda/gsa_workspace.h"
 
 namespace gsa::kernels::cuda {
 namespace {
@@ -30,17 +31,19 @@ size_t swish_rms_norm_backward_workspace(const SwishRmsNormBackward& args) {
 size_t matmul_workspace(const Matmul& /*args*/) {
   return matmul_workspace_bytes;
 }
-size_t gsa_chunked_forward_workspace(const GsaForward& /*args*/) {
-  return 0;
+size_t gsa_chunked_forward_workspace(const GsaForward& args) {
+  return gsa_uses_tensor_cores(args) ? GsaForwardWorkspace(args).bytes
+                                     : gsa_recurrent_forward_workspace(args);
 }
-size_t gsa_chunked_backward_workspace(const GsaBackward& /*args*/) {
-  return 0;
+size_t gsa_chunked_backward_workspace(const GsaBackward& args) {
+  return gsa_uses_tensor_cores(args.forward) ? GsaBackwardWorkspace(args.forward).bytes
+                                             : gsa_recurrent_backward_workspace(args);
 }
-size_t gsa_recurrent_forward_workspace(const GsaForward& /*args*/) {
-  return 0;
+size_t gsa_recurrent_forward_workspace(const GsaForward& args) {
+  return GsaRecurrentWorkspace(args).bytes;
 }
-size_t gsa_recurrent_backward_workspace(const GsaBackward& /*args*/) {
-  return 0;
+size_t gsa_recurrent_backward_workspace(const GsaBackward& args) {
+  return GsaRecurrentBackwardWorkspace(args.forward).bytes;
 }
 size_t sum_losses_workspace(const SumLosses& /*args*/) {
   return 0;
@@ -48,8 +51,8 @@ size_t sum_losses_workspace(const SumLosses& /*args*/) {
 size_t squared_norm_workspace(const SquaredNorm& /*args*/) {
   return squared_norm_blocks * sizeof(double);
 }
-size_t gsa_chunked_saved_bytes(const GsaForward& /*args*/) {
-  return 0;
+size_t gsa_chunked_saved_bytes(const GsaForward& args) {
+  return gsa_uses_tensor_cores(args) ? GsaSaved(GsaSizes(args)).bytes : 0;
 }
 
 }  // namespace gsa::kernels::cuda

@@ -510,17 +510,5 @@ TEST_F(GsaCuda, GradientsOfInitialStatesMayBeLeftOut) {
   }
 }
 
-TEST_F(GsaCuda, NoTokensLeaveTheStatesAsTheyAre) {
-  const GsaProblem problem = random_problem({{0, 0}, 2, 1, 32, 32, 16, true}, 15);
-  for (const Form form : {Form::chunked, Form::recurrent}) {
-    const Results results =
-        run_on_cuda(rounded(problem, DType::bfloat16), DType::bfloat16, {.form = form});
-    EXPECT_EQ(results.outputs.at("final_key_state"),
-              rounded(problem, DType::bfloat16).inputs.at("initial_key_state"));
-    EXPECT_EQ(results.gradients.at("initial_value_state"),
-              rounded(problem, DType::bfloat16).inputs.at("grad_final_value_state"));
-  }
-}
-
 }  // namespace
 }  // namespace gsa::test

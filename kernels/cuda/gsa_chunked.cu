@@ -1,0 +1,265 @@
+// Gated slot attention in chunks on the tensor cores: bfloat16 operands; gates, softmax, states
+// within a scan and all sums in float32.
+//
+//   forward:   gates -> scan (states at the chunks' starts) -> read (u, p, o)
+//   backward: [gates -> scan -> read for u, where nothing was kept]
+//              gates -> read (dp, du, dq) -> scan in reverse (gradients of the states at the
+//              chunks' ends) -> write (dk, dv, d log alpha)
+//
+// All but the scans are parallel over chunks. No sum depends on an order that could change: the
+// same bits every time. Float32 tensors go through the recurrence (gsa_recurrent.cu), whose
+// rounding is float32's; tensor cores round their operands to 11 bits at best.
+#include "kernels/backends.h"
+#include "kernels/cuda/gsa_kernels.h"
+
+namespace gsa::kernels::cuda {
+namespace {
+
+template <typename T>
+T* part(std::byte* workspace, size_t offset) {
+  return reinterpret_cast<T*>(workspace + offset);
+}
+
+void require(bool condition, const char* what) {
+  if (!condition) {
+    throw std::invalid_argument(what);
+  }
+}
+
+// What the tensor cores' form asks beyond GsaForward::check.
+void require_supported(const GsaForward& args) {
+  constexpr int64_t multiple = 16;
+  require(args.key_dim() % multiple == 0 && args.value_dim() % multiple == 0,
+          "GSA on CUDA takes head dimensions that are multiples of 16; choose another number of "
+          "heads, or run on the CPU");
+  require(args.slots() % multiple == 0 && args.slots() <= gsa_max_slots,
+          "GSA on CUDA takes slots that are a multiple of 16, at most 128; change model.slots, or "
+          "run on the CPU");
+  require(are_aligned(args.q, args.k, args.v),
+          "GSA on CUDA takes q, k and v whose rows begin at multiples of 16 bytes");
+}
+
+// One forward call taken apart: sizes, where the gates and the kept things lie.
+struct ForwardParts {
+  const GsaForward& args;
+  GsaSizes sizes;
+  GsaGates gates;
+  bfloat16* key_states;
+  bfloat16* value_states;
+  float* scores;
+};
+
+ForwardParts take_apart(const GsaForward& args, std::byte* workspace, const GsaGateParts& gates,
+                        size_t saved_offset) {
+  const GsaSizes sizes(args);
+  const GsaSaved saved(sizes);
+  require(!args.saved || args.saved.bytes() >= saved.bytes,
+          "what GSA keeps for its backward pass needs gsa_chunked_saved_bytes of memory");
+  std::byte* kept =
+      args.saved ? static_cast<std::byte*>(args.saved.data()) : workspace + saved_offset;
+  return {args,
+          sizes,
+          {part<GsaChunk>(workspace, gates.chunks), part<float>(workspace, gates.decay),
+           part<bfloat16>(workspace, gates.key_gate), part<bfloat16>(workspace, gates.end_key_gate),
+           head_rows<float>(args.log_alpha), static_cast<int>(sizes.heads),
+           static_cast<int>(args.slots())},
+          part<bfloat16>(kept, saved.key_states),
+          part<bfloat16>(kept, saved.value_states),
+          part<float>(kept, saved.scores)};
+}
+
+void run_gates(cudaStream_t stream, const ForwardParts& parts) {
+  const GsaForward& args = parts.args;
+  GsaGateArgs gates;
+  gates.offsets = elements_of<int32_t>(args.sequences.offsets);
+  gates.sequences = static_cast<int>(args.sequences.count());
+  gates.log_alpha = parts.gates.log_alpha;
+  gates.heads = parts.gates.heads;
+  gates.slots = parts.gates.slots;
+  gates.chunks = const_cast<GsaChunk*>(parts.gates.chunks);
+  gates.decay = const_cast<float*>(parts.gates.decay);
+  gates.key_gate = const_cast<bfloat16*>(parts.gates.key_gate);
+  gates.end_key_gate = const_cast<bfloat16*>(parts.gates.end_key_gate);
+  launch_gsa_gates(stream, parts.sizes, gates);
+}
+
+// States at the chunks' starts, and the final ones if wanted.
+void run_state_scan(cudaStream_t stream, const ForwardParts& parts, bool wants_final) {
+  const GsaForward& args = parts.args;
+  const auto side = [&](const ConstTensor& rows, bfloat16* states, const ConstTensor& initial,
+                        const Tensor& final, int64_t padded_dim, bool dim_major) {
+    GsaScanPart scan;
+    scan.rows = head_rows<bfloat16>(rows);
+    scan.weights = parts.gates.end_key_gate;
+    scan.states = states;
+    scan.initial = elements_of<float>(initial);
+    scan.final = wants_final ? elements_of<float>(final) : nullptr;
+    scan.padded_dim = static_cast<int>(padded_dim);
+    scan.dim_major = dim_major;
+    return scan;
+  };
+  GsaScanArgs scan;
+  scan.offsets = elements_of<int32_t>(args.sequences.offsets);
+  scan.keys = side(args.k, parts.key_states, args.initial_key_state, args.final_key_state,
+                   parts.sizes.key_dim, true);
+  scan.values = side(args.v, parts.value_states, args.initial_value_state, args.final_value_state,
+                     parts.sizes.value_dim, false);
+  scan.decay = parts.gates.decay;
+  scan.slots = parts.gates.slots;
+  scan.gate_heads = parts.gates.heads;
+  scan.heads = static_cast<int>(parts.sizes.state_heads);
+  scan.query_heads = static_cast<int>(parts.sizes.query_heads);
+  scan.row_heads = parts.gates.heads;
+  scan.weight_heads = parts.gates.heads;
+  scan.reverse = false;
+  launch_gsa_scan(stream, parts.sizes, args.sequences.count(), scan);
+}
+
+GsaReadArgs read_args(const ForwardParts& parts) {
+  GsaReadArgs read{};
+  read.gates = parts.gates;
+  read.scale = static_cast<float>(parts.args.scale);
+  read.scores = parts.scores;
+  read.query_heads = static_cast<int>(parts.sizes.query_heads);
+  read.state_heads = static_cast<int>(parts.sizes.state_heads);
+  return read;
+}
+
+GsaReadSide key_side(const ForwardParts& parts) {
+  return {head_rows<bfloat16>(parts.args.k), parts.key_states,
+          static_cast<int>(parts.sizes.key_dim)};
+}
+GsaReadSide value_side(const ForwardParts& parts) {
+  return {head_rows<bfloat16>(parts.args.v), parts.value_states,
+          static_cast<int>(parts.sizes.value_dim)};
+}
+
+// u, and with an output o. Scores are kept where the backward pass will find them.
+void run_forward_read(cudaStream_t stream, const ForwardParts& parts, HeadRows<bfloat16> output,
+                      bool keeps_scores) {
+  GsaReadArgs read = read_args(parts);
+  read.queries = head_rows<bfloat16>(parts.args.q);
+  read.first = key_side(parts);
+  read.second = value_side(parts);
+  read.output = output;
+  read.scores = keeps_scores ? parts.scores : nullptr;
+  launch_gsa_read(stream, parts.sizes, read, false);
+}
+
+void run_backward_read(cudaStream_t stream, const ForwardParts& parts, const GsaBackward& args,
+                       std::byte* workspace, const GsaBackwardWorkspace& layout) {
+  GsaReadArgs read = read_args(parts);
+  read.queries = head_rows<bfloat16>(args.grad_output);
+  read.first = value_side(parts);
+  read.second = key_side(parts);
+  read.output = head_rows<bfloat16>(args.grad_q);
+  read.probabilities = part<bfloat16>(workspace, layout.probabilities);
+  read.score_gradients = part<bfloat16>(workspace, layout.score_gradients);
+  read.gated_probabilities = part<bfloat16>(workspace, layout.gated_probabilities);
+  read.gated_gradients = part<bfloat16>(workspace, layout.gated_gradients);
+  read.products = part<float>(workspace, layout.products);
+  launch_gsa_read(stream, parts.sizes, read, true);
+}
+
+// Gradients of the states at the chunks' ends.
+void run_gradient_scan(cudaStream_t stream, const ForwardParts& parts, const GsaBackward& args,
+                       std::byte* workspace, const GsaBackwardWorkspace& layout) {
+  const auto side = [&](const ConstTensor& rows, size_t weights, size_t states,
+                        const ConstTensor& initial, const Tensor& final, int64_t padded_dim,
+                        bool dim_major) {
+    GsaScanPart scan;
+    scan.rows = head_rows<bfloat16>(rows);
+    scan.weights = part<bfloat16>(workspace, weights);
+    scan.states = part<bfloat16>(workspace, states);
+    scan.initial = elements_of<float>(initial);
+    scan.final = elements_of<float>(final);
+    scan.padded_dim = static_cast<int>(padded_dim);
+    scan.dim_major = dim_major;
+    return scan;
+  };
+  GsaScanArgs scan;
+  scan.offsets = elements_of<int32_t>(parts.args.sequences.offsets);
+  scan.keys =
+      side(parts.args.q, layout.gated_gradients, layout.key_state_gradients,
+           args.grad_final_key_state, args.grad_initial_key_state, parts.sizes.key_dim, true);
+  scan.values = side(args.grad_output, layout.gated_probabilities, layout.value_state_gradients,
+                     args.grad_final_value_state, args.grad_initial_value_state,
+                     parts.sizes.value_dim, false);
+  scan.decay = parts.gates.decay;
+  scan.slots = parts.gates.slots;
+  scan.gate_heads = parts.gates.heads;
+  scan.heads = static_cast<int>(parts.sizes.query_heads);
+  scan.query_heads = scan.heads;
+  scan.row_heads = scan.heads;
+  scan.weight_heads = scan.heads;
+  scan.reverse = true;
+  launch_gsa_scan(stream, parts.sizes, parts.args.sequences.count(), scan);
+}
+
+void run_write(cudaStream_t stream, const ForwardParts& parts, const GsaBackward& args,
+               std::byte* workspace, const GsaBackwardWorkspace& layout) {
+  GsaWriteArgs write;
+  write.gates = parts.gates;
+  write.values = {head_rows<bfloat16>(parts.args.v),
+                  head_rows<bfloat16>(args.grad_output),
+                  part<bfloat16>(workspace, layout.probabilities),
+                  part<bfloat16>(workspace, layout.gated_probabilities),
+                  parts.value_states,
+                  part<bfloat16>(workspace, layout.value_state_gradients),
+                  head_rows<bfloat16>(args.grad_v),
+                  part<float>(workspace, layout.group_sums),
+                  static_cast<int>(parts.sizes.value_dim)};
+  write.keys = {head_rows<bfloat16>(parts.args.k),
+                head_rows<bfloat16>(parts.args.q),
+                part<bfloat16>(workspace, layout.score_gradients),
+                part<bfloat16>(workspace, layout.gated_gradients),
+                parts.key_states,
+                part<bfloat16>(workspace, layout.key_state_gradients),
+                head_rows<bfloat16>(args.grad_k),
+                part<float>(workspace, layout.group_sums) + parts.sizes.value_dim * gsa_chunk,
+                static_cast<int>(parts.sizes.key_dim)};
+  write.products = part<float>(workspace, layout.products);
+  write.gate_gradient = head_rows<float>(args.grad_log_alpha);
+  write.query_heads = static_cast<int>(parts.sizes.query_heads);
+  write.state_heads = static_cast<int>(parts.sizes.state_heads);
+  launch_gsa_write(stream, parts.sizes, write);
+}
+
+}  // namespace
+
+void gsa_chunked_forward(Stream& stream, const GsaForward& args, std::byte* workspace) {
+  if (!gsa_uses_tensor_cores(args)) {
+    gsa_recurrent_forward(stream, args, workspace);
+    return;
+  }
+  require_supported(args);
+  require(is_aligned(args.output),
+          "GSA on CUDA takes an output whose rows begin at multiples of 16 bytes");
+  const GsaForwardWorkspace layout(args);
+  const ForwardParts parts = take_apart(args, workspace, layout.gates, layout.saved);
+  run_gates(native(stream), parts);
+  run_state_scan(native(stream), parts, true);
+  run_forward_read(native(stream), parts, head_rows<bfloat16>(args.output), bool(args.saved));
+}
+
+void gsa_chunked_backward(Stream& stream, const GsaBackward& args, std::byte* workspace) {
+  if (!gsa_uses_tensor_cores(args.forward)) {
+    gsa_recurrent_backward(stream, args, workspace);
+    return;
+  }
+  require_supported(args.forward);
+  require(are_aligned(args.grad_output, args.grad_q, args.grad_k, args.grad_v),
+          "GSA on CUDA takes gradients whose rows begin at multiples of 16 bytes");
+  const GsaBackwardWorkspace layout(args.forward);
+  const ForwardParts parts = take_apart(args.forward, workspace, layout.gates, layout.saved);
+  run_gates(native(stream), parts);
+  if (!args.forward.saved) {
+    run_state_scan(native(stream), parts, false);
+    run_forward_read(native(stream), parts, {}, true);
+  }
+  run_backward_read(native(stream), parts, args, workspace, layout);
+  run_gradient_scan(native(stream), parts, args, workspace, layout);
+  run_write(native(stream), parts, args, workspace, layout);
+}
+
+}  // namespace gsa::kernels::cuda

@@ -1,0 +1,208 @@
+// The kernels of the chunked GSA, and what they have in common. See gsa_chunked.cu for how they
+// make up the operation.
+#pragma once
+
+#include "kernels/cuda/gsa_workspace.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/mma.h"
+
+namespace gsa::kernels::cuda {
+
+inline constexpr int chunk_rows = int(gsa_chunk);
+static_assert(chunk_rows == panel_columns, "a chunk's [token, token] products are single panels");
+
+// Where a chunk lies.
+struct GsaChunk {
+  int32_t sequence;
+  int32_t begin;   // first token
+  int32_t length;  // 1 to gsa_chunk
+  int32_t first;   // 1 if it is the first of its sequence
+};
+static_assert(sizeof(GsaChunk) == GsaGateParts::chunk_bytes);
+
+// Rows of [N, heads, dim] as kernels take them.
+template <typename T>
+struct HeadRows {
+  T* data = nullptr;
+  int64_t stride = 0;  // elements from a token to the next
+  int dim = 0;
+
+  __device__ T* at(int64_t token, int head) const {
+    return data + token * stride + int64_t(head) * dim;
+  }
+};
+
+template <typename T>
+HeadRows<const T> head_rows(const ConstTensor& tensor) {
+  const Rows<const T> rows = rows_of<T>(tensor);
+  return {rows.data, rows.stride, static_cast<int>(tensor.dim(2))};
+}
+template <typename T>
+HeadRows<T> head_rows(const Tensor& tensor) {
+  const Rows<T> rows = rows_of<T>(tensor);
+  return {rows.data, rows.stride, static_cast<int>(tensor.dim(2))};
+}
+
+// The gate of a call, by chunk. Slots that fade by more than e^-`factor_limit` within a chunk are
+// *steep*: e^(b_t - b_j) is not split into two factors for them, of which one might overflow; their
+// `key_gate` is zero and the kernels add their part pair by pair.
+struct GsaGates {
+  static constexpr float factor_limit = 60.0F;
+
+  const GsaChunk* chunks;
+  const float* decay;            // b: sum of log alpha from the chunk's start, [.., slots padded]
+  const bfloat16* key_gate;      // s e^-b
+  const bfloat16* end_key_gate;  // s e^(b_end - b)
+  HeadRows<const float> log_alpha;
+  int heads;
+  int slots;  // not padded
+};
+
+// gates.cu: fills GsaGateParts from log alpha and the sequences.
+struct GsaGateArgs {
+  const int32_t* offsets;
+  int sequences;
+  HeadRows<const float> log_alpha;
+  int heads;
+  int slots;
+  GsaChunk* chunks;
+  float* decay;
+  bfloat16* key_gate;
+  bfloat16* end_key_gate;
+};
+void launch_gsa_gates(cudaStream_t stream, const GsaSizes& sizes, const GsaGateArgs& args);
+
+// scan.cu: states at every chunk's boundary, state [slots, dim] of a head along its sequence:
+//   state = Diag(e^{b_end}) state + weights^T rows,    chunk by chunk
+struct GsaScanPart {
+  HeadRows<const bfloat16> rows;
+  const bfloat16* weights;  // [chunks, weight heads, gsa_chunk, slots]
+  bfloat16* states;         // [chunks, heads, slots, dim padded]: before each chunk is added
+  const float* initial;     // or null: zero
+  float* final;             // or null
+  int padded_dim;
+  bool dim_major;  // initial and final are [dim, slots] (key states), else [slots, dim]
+};
+struct GsaScanArgs {
+  const int32_t* offsets;
+  GsaScanPart keys;
+  GsaScanPart values;
+  const float* decay;
+  int slots;
+  int gate_heads;
+  int heads;         // that have states
+  int query_heads;   // that `initial` and `final` have
+  int row_heads;     // of `rows`
+  int weight_heads;  // of `weights`
+  bool reverse;      // from the last chunk to the first
+};
+void launch_gsa_scan(cudaStream_t stream, const GsaSizes& sizes, int64_t sequences,
+                     const GsaScanArgs& args);
+
+// read.cu: two read-outs of the states by chunk and query head, with the softmax or its gradient
+// between them.
+//   forward:   u = scale (e^b (Q K_0) + intra),  p = softmax(u),  O = (p e^b) V_0 + intra
+//   backward:  dp = e^b (dO V_0) + intra,  du,  dQ = scale ((du e^b) K_0 + intra)
+struct GsaReadSide {
+  HeadRows<const bfloat16> rows;  // k or v
+  const bfloat16* states;         // [chunks, state heads, slots, dim padded]
+  int padded_dim;
+};
+struct GsaReadArgs {
+  GsaGates gates;
+  HeadRows<const bfloat16> queries;  // q, backward: grad_output
+  GsaReadSide first;                 // keys, backward: values
+  GsaReadSide second;                // values, backward: keys
+  HeadRows<bfloat16> output;         // null: only the scores are wanted
+  float* scores;                     // u: written forward (unless null), read backward
+  float scale;
+  int query_heads;
+  int state_heads;
+  // Backward only; as in GsaBackwardWorkspace. The first two are written in chunks with steep
+  // slots.
+  bfloat16* probabilities;
+  bfloat16* score_gradients;
+  bfloat16* gated_probabilities;
+  bfloat16* gated_gradients;
+  float* products;
+};
+void launch_gsa_read(cudaStream_t stream, const GsaSizes& sizes, const GsaReadArgs& args,
+                     bool backward);
+
+// write.cu: the gradients of what was written into the slots, by chunk and key/value head, summed
+// over the query heads of the group: dk, dv and the gate's.
+struct GsaWriteSide {
+  HeadRows<const bfloat16> written;  // v, or k
+  HeadRows<const bfloat16> readers;  // grad_output, or q
+  const bfloat16* operands;          // p or scale du, of steep slots only
+  const bfloat16* gated_operands;    // p e^b, or scale du e^b
+  const bfloat16* states;            // at the chunks' starts
+  const bfloat16* state_gradients;   // at the chunks' ends
+  HeadRows<bfloat16> gradient;       // dv, or dk
+  float* group_sums;                 // of the heads before the group's last
+  int padded_dim;
+};
+struct GsaWriteArgs {
+  GsaGates gates;
+  GsaWriteSide values;
+  GsaWriteSide keys;
+  const float* products;
+  HeadRows<float> gate_gradient;
+  int query_heads;
+  int state_heads;
+};
+void launch_gsa_write(cudaStream_t stream, const GsaSizes& sizes, const GsaWriteArgs& args);
+
+// Sets what a kernel needs of shared memory and launches it.
+template <typename Args>
+void launch_with_memory(void (*kernel)(Args), dim3 grid, int threads, int memory_bytes,
+                        cudaStream_t stream, const Args& args, const char* name) {
+  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, memory_bytes),
+        name);
+  kernel<<<grid, threads, memory_bytes, stream>>>(args);
+  check_launch(name);
+}
+
+// The slot input s = 1 - alpha.
+__device__ inline float slot_input(float log_alpha) {
+  return -expm1f(log_alpha);
+}
+
+// One chunk of the gate as a kernel's block sees it.
+template <int slots>
+struct ChunkGate {
+  const float* decay;      // [gsa_chunk, slots]
+  const float* log_alpha;  // the first token's
+  int64_t stride;          // of log_alpha
+  int length;
+
+  __device__ ChunkGate(const GsaGates& gates, int64_t chunk, const GsaChunk& place, int head)
+      : decay(gates.decay + (chunk * gates.heads + head) * chunk_rows * slots),
+        log_alpha(gates.log_alpha.at(place.begin, head)),
+        stride(gates.log_alpha.stride),
+        length(place.length) {}
+
+  __device__ float at(int row, int slot) const { return decay[row * slots + slot]; }
+  __device__ float end(int slot) const { return at(chunk_rows - 1, slot); }
+  __device__ bool is_steep(int slot) const { return end(slot) < -GsaGates::factor_limit; }
+  // s of a token and a slot that exist.
+  __device__ float input(int row, int slot) const {
+    return slot_input(log_alpha[row * stride + slot]);
+  }
+  // s_j e^{b_t - b_j}: for steep slots, pair by pair.
+  __device__ float steep_factor(int t, int j, int slot) const {
+    return input(j, slot) * __expf(at(t, slot) - at(j, slot));
+  }
+};
+
+// Chunks of the sequences before `sequence`; all lanes of a warp call it and get the sum.
+__device__ inline int chunks_before(const int32_t* offsets, int sequence, int lane) {
+  int sum = 0;
+  for (int i = lane; i < sequence; i += warp_size) {
+    sum += (offsets[i + 1] - offsets[i] + chunk_rows - 1) / chunk_rows;
+  }
+  return static_cast<int>(__reduce_add_sync(~0U, static_cast<unsigned>(sum)));
+}
+
+}  // namespace gsa::kernels::cuda

@@ -1,0 +1,574 @@
+// The gradients of what is written into the slots, by chunk: the same arithmetic for both passes.
+//
+//   X: v (k), Y: dO (q), r: p (scale du), G: the state's gradient at the chunk's end,
+//   S_0: the state at its start, g = s e^-b, w = s e^(b_end - b)
+//   dX = tril((r e^b) g^T)^T Y + w G                                           dv, dk
+//   ds = e^-b (tril(Y X^T)^T (r e^b)) + e^(b_end - b) (X G^T)
+//   d log alpha_t = sum over i >= t of (p dp + u du - s ds)_i + E - alpha_t ds_t
+//   E = state at the chunk's end times G, summed over dimensions
+//     = sum_d e^{b_end} S_0 G  +  sum_j w_j (X G^T)_j
+//
+// A block of eight warps does one chunk and key/value head, and the query heads of its group in
+// turn; sums over the group stay in shared memory (ds) or go through memory in float32 (dX). Of
+// each tile of 64 dimensions, the *gathering* warps 0 to 3 add up Y X^T and X G^T, 16 tokens a
+// warp, and the *spreading* warps 4 to 7 make the tile of dX and its part of E: two products each.
+// Tiles of X, Y and G come through shared memory, `stages` deep; S_0 is read once, straight into
+// registers.
+//
+// At B8 T2048 H4 K=V=512 M64: 1,024 blocks, 110 KB of shared memory, 2 blocks a multiprocessor;
+// 700 MB read and written (0.21 ms at 3.3 TB/s), 36 GFLOP.
+#include "kernels/cuda/gsa_kernels.h"
+
+namespace gsa::kernels::cuda {
+namespace {
+
+constexpr int stages = 2;
+constexpr int role_warps = chunk_rows / strip_rows;
+constexpr int role_threads = role_warps * warp_size;
+constexpr int threads = 2 * role_threads;
+
+template <int slots>
+struct WriteTiles {
+  static constexpr int panels = slots / panel_columns;
+  static constexpr int slot_bytes = panels * panel_bytes;
+  static constexpr int stage_bytes = 2 * panel_bytes + slot_bytes;
+  static constexpr int key_gate = 0;  // g; each spreading warp's strip is its scratch once read
+  static constexpr int end_key_gate = key_gate + slot_bytes;  // w
+  static constexpr int operand = end_key_gate + slot_bytes;   // r e^b
+  static constexpr int ring = operand + slot_bytes;
+  static constexpr int slot_gradients = ring + stages * stage_bytes;  // ds [chunk, stride] float
+  static constexpr int gradient_stride = slots + 8;  // rows of a quad in different banks
+  static constexpr int gate_terms =                  // s ds, laid out likewise
+      slot_gradients + chunk_rows * gradient_stride * int(sizeof(float));
+  static constexpr int written_sums =
+      gate_terms + chunk_rows * gradient_stride * int(sizeof(float));
+  static constexpr int state_sums = written_sums + role_warps * slots * int(sizeof(float));
+  static constexpr int memory_bytes = state_sums + slots * int(sizeof(float));
+  static constexpr int tiles = panels * panel_tiles;
+  static constexpr int resident_blocks = panels == 1 ? 2 : 1;
+  static constexpr int segments = threads / slots;  // of the gate's sum over tokens
+  static constexpr int segment_rows = chunk_rows / segments;
+  static_assert(segments * slots * int(sizeof(float)) <= stage_bytes);
+  static_assert(role_warps * strip_bytes <= stage_bytes);
+};
+
+// The two roles run different code between the same barriers.
+__device__ void sync_roles() {
+  asm volatile("bar.sync 1, %0;\n" ::"n"(threads) : "memory");
+}
+
+template <int slots>
+struct WriteBlock {
+  const GsaWriteArgs& args;
+  ChunkGate<slots> gate;
+  GsaChunk place;
+  int64_t chunk;
+  int head;
+  bool any_steep;
+  unsigned char* memory;
+  uint32_t shared;
+  int thread;
+  int lane;
+  int warp;  // of the role
+  int row;   // first of the warp's 16
+  // Changes from one query head of the group to the next.
+  int query_head = 0;
+  bool is_first = true;
+  bool is_last = true;
+
+  __device__ int64_t slot_base() const {
+    return (chunk * args.query_heads + query_head) * chunk_rows * slots;
+  }
+  __device__ uint32_t stage(int tile) const {
+    return shared +
+           uint32_t(WriteTiles<slots>::ring + tile % stages * WriteTiles<slots>::stage_bytes);
+  }
+  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(memory + offset); }
+  __device__ int token(int element) const { return row + lane / 4 + element / 2 * 8; }
+  __device__ int column(int tile, int element) const {
+    return tile * 8 + lane % 4 * 2 + element % 2;
+  }
+};
+
+template <int slots>
+__device__ void fetch_tile(const WriteBlock<slots>& block, const GsaWriteSide& side, int tile) {
+  if (tile < side.padded_dim / panel_columns) {
+    const uint32_t stage = block.stage(tile);
+    const int column = tile * panel_columns;
+    copy_panel<chunk_rows, threads>(stage, side.written.at(block.place.begin, block.head) + column,
+                                    side.written.stride, block.place.length,
+                                    side.written.dim - column, block.thread);
+    copy_panel<chunk_rows, threads>(
+        stage + panel_bytes, side.readers.at(block.place.begin, block.query_head) + column,
+        side.readers.stride, block.place.length, side.readers.dim - column, block.thread);
+    const int64_t state = block.chunk * block.args.query_heads + block.query_head;
+    copy_panel<slots, threads>(stage + 2 * panel_bytes,
+                               side.state_gradients + state * slots * side.padded_dim + column,
+                               side.padded_dim, slots, panel_columns, block.thread);
+  }
+  commit_copies();
+}
+
+// What a side needs from its start: the gates, the operand r e^b and the first tile.
+template <int slots>
+__device__ void fetch_start(const WriteBlock<slots>& block, const GsaWriteSide& side) {
+  using Tiles = WriteTiles<slots>;
+  const int64_t gate_base =
+      (block.chunk * block.args.gates.heads + block.head) * chunk_rows * slots;
+#pragma unroll
+  for (int panel = 0; panel < Tiles::panels; ++panel) {
+    const int column = panel * panel_columns;
+    const auto copy = [&](int offset, const bfloat16* source) {
+      copy_panel<chunk_rows, threads>(block.shared + uint32_t(offset + panel * panel_bytes),
+                                      source + column, slots, chunk_rows, panel_columns,
+                                      block.thread);
+    };
+    copy(Tiles::key_gate, block.args.gates.key_gate + gate_base);
+    copy(Tiles::end_key_gate, block.args.gates.end_key_gate + gate_base);
+    copy(Tiles::operand, side.gated_operands + block.slot_base());
+  }
+  fetch_tile(block, side, 0);
+}
+
+// Zeros where the column's token comes before the row's.
+template <int slots>
+__device__ void mask_earlier(const WriteBlock<slots>& block, StripAccumulator& a) {
+#pragma unroll
+  for (int tile = 0; tile < panel_tiles; ++tile) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      a[tile][i] = block.column(tile, i) >= block.token(i) ? a[tile][i] : 0.0F;
+    }
+  }
+}
+
+// ds of the steep slots: sum over t >= j of a[j, t] r[t, m] e^{b_t - b_j}, a warp's 16 rows j of a,
+// added to `gradients`; and s ds, added to `terms`. Not inlined: steep slots are rare.
+template <int slots>
+__device__ __noinline__ void add_steep_gradients(ChunkGate<slots> gate, const bfloat16* r,
+                                                 const unsigned char* a, int first,
+                                                 int existing_slots, int lane, float* gradients,
+                                                 float* terms) {
+  const int row = lane % strip_rows;
+  const int j = first + row;
+  for (int m = 0; m < existing_slots; ++m) {
+    if (!gate.is_steep(m)) {
+      continue;
+    }
+    float sum = 0.0F;
+    for (int t = j + lane / strip_rows; t < gate.length; t += 2) {
+      sum += read_element(a, row, t) * to_float(r[t * slots + m]) *
+             __expf(gate.at(t, m) - gate.at(j, m));
+    }
+    sum += __shfl_xor_sync(~0U, sum, strip_rows);
+    if (lane < strip_rows && j < gate.length) {
+      gradients[j * WriteTiles<slots>::gradient_stride + m] += sum;
+      terms[j * WriteTiles<slots>::gradient_stride + m] += gate.input(j, m) * sum;
+    }
+  }
+  __syncwarp();
+}
+
+// Adds two slots' values, summed over the 16 tokens of a warp, to `sums`.
+__device__ void add_over_tokens(float (&by_slot)[2], int lane, float* sums) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int step = 4; step < warp_size; step *= 2) {
+      by_slot[i] += __shfl_xor_sync(~0U, by_slot[i], step);
+    }
+    if (lane < 4) {
+      sums[i] += by_slot[i];
+    }
+  }
+}
+
+// Adds one side and query head to the block's sums: ds, s ds and sum_j w_j (X G^T)_j. `products` is
+// tril(Y X^T)^T, `from_later` is X G^T. s ds is made of the rounded g and w that the states and the
+// scores were made with (see gate_product in gsa_read.cu).
+template <int slots>
+__device__ void add_slot_gradients(const WriteBlock<slots>& block, const GsaWriteSide& side,
+                                   const StripOperand& products,
+                                   const float (&from_later)[WriteTiles<slots>::tiles][4],
+                                   unsigned char* scratch) {
+  using Tiles = WriteTiles<slots>;
+  float* gradients = block.floats(Tiles::slot_gradients);
+  float* terms = block.floats(Tiles::gate_terms);
+  float* written_sums = block.floats(Tiles::written_sums) + block.warp * slots;
+  const bfloat16* key_gate =
+      block.args.gates.key_gate +
+      (block.chunk * block.args.gates.heads + block.head) * chunk_rows * slots;
+  if (block.any_steep) {
+    write_strip(scratch, products, block.lane);
+    __syncwarp();
+    add_steep_gradients<slots>(block.gate, side.operands + block.slot_base(), scratch, block.row,
+                               block.args.gates.slots, block.lane, gradients, terms);
+  }
+#pragma unroll
+  for (int pair = 0; pair < Tiles::tiles / 2; ++pair) {
+    const int panel = pair / (panel_tiles / 2);
+    const unsigned char* end_gate = block.memory + Tiles::end_key_gate + panel * panel_bytes;
+    float acc[2][4];
+    clear(acc, 2);
+#pragma unroll
+    for (int step = 0; step < panel_steps; ++step) {
+      multiply_pair<PanelRows::depth>(acc, products,
+                                      block.shared + uint32_t(Tiles::operand + panel * panel_bytes),
+                                      step, pair % (panel_tiles / 2), block.lane);
+    }
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      const int tile = 2 * pair + part;
+      const int m = block.column(tile, 0);  // and m + 1
+      const float end[2] = {block.gate.end(m), block.gate.end(m + 1)};
+      float by_slot[2] = {0.0F, 0.0F};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int j = block.token(2 * half);
+        const float2 b_pair = *reinterpret_cast<const float2*>(block.gate.decay + j * slots + m);
+        const float2 g_pair =
+            unpack_pair(*reinterpret_cast<const uint32_t*>(key_gate + j * slots + m));
+        const float2 w_pair = unpack_pair(*reinterpret_cast<const uint32_t*>(
+            end_gate + panel_offset(j, m % panel_columns / piece_columns) +
+            m % piece_columns * sizeof(bfloat16)));
+        const float b[2] = {b_pair.x, b_pair.y};
+        const float g[2] = {g_pair.x, g_pair.y};
+        const float w[2] = {w_pair.x, w_pair.y};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const float later = from_later[tile][2 * half + i];
+          const float own = acc[part][2 * half + i];
+          const bool is_steep = end[i] < -GsaGates::factor_limit;  // g is 0, e^-b may be infinite
+          const int at = j * Tiles::gradient_stride + m + i;
+          gradients[at] += __expf(end[i] - b[i]) * later + (is_steep ? 0.0F : __expf(-b[i]) * own);
+          terms[at] += w[i] * later + (is_steep ? 0.0F : g[i] * own);
+          by_slot[i] += w[i] * later;
+        }
+      }
+      add_over_tokens(by_slot, block.lane, written_sums + m);
+    }
+  }
+}
+
+template <int slots>
+__device__ void gather(const WriteBlock<slots>& block, const GsaWriteSide& side) {
+  using Tiles = WriteTiles<slots>;
+  StripAccumulator products;
+  float from_later[Tiles::tiles][4];
+  clear(products, panel_tiles);
+  clear(from_later, Tiles::tiles);
+  const int tiles = side.padded_dim / panel_columns;
+  for (int tile = 0; tile < tiles; ++tile) {
+    wait_copies<0>();
+    sync_roles();
+    fetch_tile(block, side, tile + 1);
+    const uint32_t stage = block.stage(tile);
+    StripOperand x;
+    load_strip(x, stage, block.row, block.lane);
+    multiply_panel<PanelRows::columns>(products, x, stage + panel_bytes, block.lane);
+#pragma unroll
+    for (int panel = 0; panel < Tiles::panels; ++panel) {
+      multiply_panel<PanelRows::columns>(from_later + panel * panel_tiles, x,
+                                         stage + (2 + panel) * panel_bytes, block.lane);
+    }
+  }
+  mask_earlier(block, products);
+  StripOperand masked;
+  to_operand(masked, products);
+  // The ring's other stage is free: its tile was used before the last barrier.
+  unsigned char* scratch =
+      block.memory + (block.stage(tiles) - block.shared) + block.warp * strip_bytes;
+  add_slot_gradients(block, side, masked, from_later, scratch);
+}
+
+// What steep slots add to a strip of [j, t], element by element of an accumulator: the sum over
+// them of r[t, m] s_j e^{b_t - b_j}. Not inlined: steep slots are rare.
+template <int slots>
+__device__ __noinline__ void fill_steep_weights(float* share, ChunkGate<slots> gate,
+                                                const bfloat16* r, int first, int existing_slots,
+                                                int lane) {
+#pragma unroll 1
+  for (int element = 0; element < panel_tiles * 4; ++element) {
+    const int j = first + lane / 4 + element % 4 / 2 * 8;
+    const int t = element / 4 * 8 + lane % 4 * 2 + element % 2;
+    float sum = 0.0F;
+    for (int m = 0; t >= j && t < gate.length && m < existing_slots; ++m) {
+      if (gate.is_steep(m)) {
+        sum += to_float(r[t * slots + m]) * gate.steep_factor(t, j, m);
+      }
+    }
+    share[element] = sum;
+  }
+}
+
+// tril((r e^b) g^T)^T of the warp's rows, with the steep slots pair by pair.
+template <int slots>
+__device__ void spread_weights(const WriteBlock<slots>& block, const GsaWriteSide& side,
+                               StripOperand& weights) {
+  using Tiles = WriteTiles<slots>;
+  StripAccumulator a;
+  clear(a, panel_tiles);
+#pragma unroll
+  for (int panel = 0; panel < Tiles::panels; ++panel) {
+    StripOperand gate;
+    load_strip(gate, block.shared + uint32_t(Tiles::key_gate + panel * panel_bytes), block.row,
+               block.lane);
+    multiply_panel<PanelRows::columns>(
+        a, gate, block.shared + uint32_t(Tiles::operand + panel * panel_bytes), block.lane);
+  }
+  mask_earlier(block, a);
+  if (block.any_steep) {
+    float share[panel_tiles * 4];
+    fill_steep_weights<slots>(share, block.gate, side.operands + block.slot_base(), block.row,
+                              block.args.gates.slots, block.lane);
+#pragma unroll
+    for (int tile = 0; tile < panel_tiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        a[tile][i] += share[tile * 4 + i];
+      }
+    }
+  }
+  to_operand(weights, a);
+}
+
+// A thread's share of sum_d S_0 G over a tile: one piece of every 16th slot.
+template <int slots>
+struct StateShare {
+  static constexpr int rows_at_once = role_threads / row_pieces;
+  static constexpr int rows = slots / rows_at_once;
+  int piece;
+  int first;
+  uint4 states[rows];
+  float sums[rows] = {};
+
+  __device__ explicit StateShare(int thread)
+      : piece(thread % row_pieces), first(thread / row_pieces) {}
+
+  __device__ void load(const bfloat16* tile, int stride) {
+#pragma unroll
+    for (int i = 0; i < rows; ++i) {
+      states[i] = *reinterpret_cast<const uint4*>(
+          tile + int64_t(first + i * rows_at_once) * stride + piece * piece_columns);
+    }
+  }
+  __device__ void add(const unsigned char* gradients) {
+#pragma unroll
+    for (int i = 0; i < rows; ++i) {
+      const uint4 gradient = *reinterpret_cast<const uint4*>(
+          gradients + panel_offset(first + i * rows_at_once, piece));
+      const uint32_t s[4] = {states[i].x, states[i].y, states[i].z, states[i].w};
+      const uint32_t g[4] = {gradient.x, gradient.y, gradient.z, gradient.w};
+#pragma unroll
+      for (int pair = 0; pair < 4; ++pair) {
+        const float2 a = unpack_pair(s[pair]);
+        const float2 b = unpack_pair(g[pair]);
+        sums[i] += a.x * b.x + a.y * b.y;
+      }
+    }
+  }
+};
+
+// dX's accumulators between the query heads of a group.
+__device__ void load_group_sums(const float* sums, int thread, StripAccumulator& out) {
+#pragma unroll
+  for (int tile = 0; tile < panel_tiles; ++tile) {
+    const float4 value =
+        *reinterpret_cast<const float4*>(sums + (tile * role_threads + thread) * 4);
+    out[tile][0] = value.x;
+    out[tile][1] = value.y;
+    out[tile][2] = value.z;
+    out[tile][3] = value.w;
+  }
+}
+__device__ void store_group_sums(float* sums, int thread, const StripAccumulator& out) {
+#pragma unroll
+  for (int tile = 0; tile < panel_tiles; ++tile) {
+    *reinterpret_cast<float4*>(sums + (tile * role_threads + thread) * 4) =
+        make_float4(out[tile][0], out[tile][1], out[tile][2], out[tile][3]);
+  }
+}
+
+template <int slots>
+__device__ void spread(const WriteBlock<slots>& block, const GsaWriteSide& side,
+                       int64_t group_base) {
+  using Tiles = WriteTiles<slots>;
+  const int thread = block.thread - role_threads;
+  const int state_head = block.query_head / (block.args.query_heads / block.args.state_heads);
+  const bfloat16* states =
+      side.states + (block.chunk * block.args.state_heads + state_head) * slots * side.padded_dim;
+  unsigned char* scratch = block.memory + Tiles::key_gate + block.warp * strip_bytes;
+  StateShare<slots> share(thread);
+  StripOperand weights;
+  const int tiles = side.padded_dim / panel_columns;
+  for (int tile = 0; tile < tiles; ++tile) {
+    wait_copies<0>();
+    sync_roles();
+    fetch_tile(block, side, tile + 1);
+    if (tile == 0) {
+      spread_weights(block, side, weights);
+      __syncwarp();  // the strip of g is scratch from here on
+    }
+    share.load(states + tile * panel_columns, side.padded_dim);
+    const uint32_t stage = block.stage(tile);
+    float* group_sums = side.group_sums + group_base + int64_t(tile) * panel_columns * chunk_rows;
+    StripAccumulator out;
+    if (block.is_first) {
+      clear(out, panel_tiles);
+    } else {
+      load_group_sums(group_sums, thread, out);
+    }
+    multiply_panel<PanelRows::depth>(out, weights, stage + panel_bytes, block.lane);
+#pragma unroll
+    for (int panel = 0; panel < Tiles::panels; ++panel) {
+      StripOperand end_gate;
+      load_strip(end_gate, block.shared + uint32_t(Tiles::end_key_gate + panel * panel_bytes),
+                 block.row, block.lane);
+      multiply_panel<PanelRows::depth>(out, end_gate, stage + (2 + panel) * panel_bytes,
+                                       block.lane);
+    }
+    share.add(block.memory + (stage - block.shared) + 2 * panel_bytes);
+    if (block.is_last) {
+      const int column = tile * panel_columns;
+      store_strip(out, scratch,
+                  side.gradient.at(block.place.begin + block.row, block.head) + column,
+                  side.gradient.stride, block.place.length - block.row, side.gradient.dim - column,
+                  block.lane);
+    } else {
+      store_group_sums(group_sums, thread, out);
+    }
+  }
+  float* state_sums = block.floats(Tiles::state_sums);
+#pragma unroll
+  for (int i = 0; i < StateShare<slots>::rows; ++i) {
+    float sum = share.sums[i];
+#pragma unroll
+    for (int step = 1; step < row_pieces; step *= 2) {
+      sum += __shfl_xor_sync(~0U, sum, step);
+    }
+    const int slot = share.first + i * StateShare<slots>::rows_at_once;
+    if (share.piece == 0) {
+      state_sums[slot] += __expf(block.gate.end(slot)) * sum;
+    }
+  }
+}
+
+// The gate's gradient from the block's sums: a thread has a slot and a segment of the tokens.
+template <int slots>
+__device__ void finish_gate(const WriteBlock<slots>& block, int group) {
+  using Tiles = WriteTiles<slots>;
+  const int slot = block.thread % slots;
+  const int segment = block.thread / slots;
+  const int first = segment * Tiles::segment_rows;
+  const bool exists = slot < block.args.gates.slots;
+  const float* gradients = block.floats(Tiles::slot_gradients);
+  const float* terms_to_take = block.floats(Tiles::gate_terms);
+  float* segment_sums = block.floats(Tiles::ring);
+  float terms[Tiles::segment_rows];
+  float sum = 0.0F;
+#pragma unroll
+  for (int i = 0; i < Tiles::segment_rows; ++i) {
+    const int row = first + i;
+    float term = 0.0F;
+    if (exists && row < block.place.length) {
+      for (int member = 0; member < group; ++member) {
+        const int64_t query_head = int64_t(block.head) * group + member;
+        term +=
+            block.args
+                .products[((block.chunk * block.args.query_heads + query_head) * chunk_rows + row) *
+                              slots +
+                          slot];
+      }
+      term -= terms_to_take[row * Tiles::gradient_stride + slot];
+    }
+    terms[i] = term;
+    sum += term;
+  }
+  segment_sums[segment * slots + slot] = sum;
+  __syncthreads();
+  float running = block.floats(Tiles::state_sums)[slot];
+#pragma unroll
+  for (int i = 0; i < role_warps; ++i) {
+    running += block.floats(Tiles::written_sums)[i * slots + slot];
+  }
+  for (int i = Tiles::segments - 1; i > segment; --i) {
+    running += segment_sums[i * slots + slot];
+  }
+#pragma unroll
+  for (int i = Tiles::segment_rows - 1; i >= 0; --i) {
+    const int row = first + i;
+    running += terms[i];
+    if (exists && row < block.place.length) {
+      const float alpha = expf(block.gate.log_alpha[row * block.gate.stride + slot]);
+      block.args.gate_gradient.at(block.place.begin + row, block.head)[slot] =
+          running - alpha * gradients[row * Tiles::gradient_stride + slot];
+    }
+  }
+}
+
+template <int slots>
+__global__ void __launch_bounds__(threads, WriteTiles<slots>::resident_blocks)
+    write_kernel(const __grid_constant__ GsaWriteArgs args) {
+  using Tiles = WriteTiles<slots>;
+  extern __shared__ __align__(1024) unsigned char memory[];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int64_t chunk = static_cast<int>(blockIdx.x) / args.gates.heads;
+  const int head = static_cast<int>(blockIdx.x) % args.gates.heads;
+  const GsaChunk place = args.gates.chunks[chunk];
+  const ChunkGate<slots> gate(args.gates, chunk, place, head);
+  for (int i = thread; i < (Tiles::memory_bytes - Tiles::slot_gradients) / int(sizeof(float));
+       i += threads) {
+    reinterpret_cast<float*>(memory + Tiles::slot_gradients)[i] = 0.0F;
+  }
+  const bool any_steep = __syncthreads_or(thread < slots && gate.is_steep(thread)) != 0;
+  const int role_warp = thread / warp_size % role_warps;
+  WriteBlock<slots> block{args,      gate,
+                          place,     chunk,
+                          head,      any_steep,
+                          memory,    shared_address(memory),
+                          thread,    thread % warp_size,
+                          role_warp, role_warp * strip_rows};
+  const int group = args.query_heads / args.gates.heads;
+  const int64_t group_base = (chunk * args.gates.heads + head) * chunk_rows *
+                             (args.keys.padded_dim + args.values.padded_dim);
+  const auto run_side = [&](const GsaWriteSide& side) {
+    fetch_start(block, side);
+    if (thread < role_threads) {
+      gather(block, side);
+    } else {
+      spread(block, side, group_base);
+    }
+    __syncthreads();
+  };
+  for (int member = 0; member < group; ++member) {
+    block.query_head = head * group + member;
+    block.is_first = member == 0;
+    block.is_last = member == group - 1;
+    run_side(args.values);
+    run_side(args.keys);
+  }
+  wait_copies<0>();
+  finish_gate(block, group);
+}
+
+template <int slots>
+void launch(cudaStream_t stream, const GsaSizes& sizes, const GsaWriteArgs& args) {
+  const dim3 grid(static_cast<unsigned>(sizes.chunks * sizes.heads));
+  launch_with_memory(write_kernel<slots>, grid, threads, WriteTiles<slots>::memory_bytes, stream,
+                     args, "gsa write");
+}
+
+}  // namespace
+
+void launch_gsa_write(cudaStream_t stream, const GsaSizes& sizes, const GsaWriteArgs& args) {
+  if (sizes.chunks == 0) {
+    return;
+  }
+  if (sizes.slots == gsa_tile) {
+    launch<64>(stream, sizes, args);
+  } else {
+    launch<128>(stream, sizes, args);
+  }
+}
+
+}  // namespace gsa::kernels::cuda

@@ -1,0 +1,229 @@
+// Tiles of bfloat16 in shared memory and products of them on the tensor cores, a warp at a time.
+//
+// A *panel* is rows of 64 bfloat16 (128 bytes). The 16-byte pieces of a row are permuted by the
+// row's number modulo 8, so that eight rows of one column of pieces lie in different banks: loads
+// by ldmatrix, stores of accumulators and copies of whole rows are all free of conflicts. A *strip*
+// is 16 rows by 64 columns, in the registers of one warp.
+//
+// Products are mma.sync m16n8k16, bf16 operands, float32 accumulators. In an accumulator tile
+// (16 x 8) lane l holds row l/4, columns 2 (l%4) and one more in elements 0 and 1, and the same
+// columns of row l/4 + 8 in elements 2 and 3.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/vector.h"
+
+namespace gsa::kernels::cuda {
+
+inline constexpr int warp_size = 32;
+inline constexpr int panel_columns = 64;
+inline constexpr int panel_row_bytes = panel_columns * int(sizeof(bfloat16));
+inline constexpr int piece_bytes = 16;
+inline constexpr int piece_columns = piece_bytes / int(sizeof(bfloat16));
+inline constexpr int row_pieces = panel_row_bytes / piece_bytes;
+inline constexpr int strip_rows = 16;
+inline constexpr int strip_bytes = strip_rows * panel_row_bytes;
+inline constexpr int panel_bytes = 64 * panel_row_bytes;  // of 64 rows
+inline constexpr int panel_tiles = panel_columns / 8;     // accumulator tiles of a strip
+inline constexpr int panel_steps = panel_columns / 16;    // products of depth 16 over a panel
+
+using StripOperand = uint32_t[panel_steps][4];
+using StripAccumulator = float[panel_tiles][4];
+
+// Where a lane's elements lie in an accumulator tile.
+struct LanePlace {
+  int row;     // and row + 8
+  int column;  // and column + 1, in each tile of 8
+  __device__ explicit LanePlace(int lane) : row(lane / 4), column(lane % 4 * 2) {}
+};
+
+__device__ inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Byte offset of a 16-byte piece in a panel.
+__device__ inline uint32_t panel_offset(int row, int piece) {
+  return static_cast<uint32_t>(row * panel_row_bytes + ((piece ^ (row & 7)) * piece_bytes));
+}
+
+__device__ inline uint32_t pack_pair(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+__device__ inline float2 unpack_pair(uint32_t pair) {
+  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
+}
+
+// Copies 16 bytes to shared memory in the background; zeros if not `valid`.
+__device__ inline void copy_piece(uint32_t target, const void* source, bool valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(target), "l"(source),
+               "r"(valid ? piece_bytes : 0)
+               : "memory");
+}
+__device__ inline void commit_copies() {
+  asm volatile("cp.async.commit_group;\n" ::: "memory");
+}
+// Waits until no more than `pending` of this thread's last groups of copies are under way.
+template <int pending>
+__device__ inline void wait_copies() {
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory");
+}
+
+// Begins copying `rows` rows of 64 columns into a panel, by `threads` threads; zeros past
+// `valid_rows` and `valid_columns` (a multiple of 8).
+template <int rows, int threads>
+__device__ inline void copy_panel(uint32_t panel, const bfloat16* source, int64_t stride,
+                                  int valid_rows, int valid_columns, int thread) {
+  static_assert(rows * row_pieces % threads == 0);
+#pragma unroll
+  for (int i = 0; i < rows * row_pieces / threads; ++i) {
+    const int index = i * threads + thread;
+    const int row = index / row_pieces;
+    const int piece = index % row_pieces;
+    const bool valid = row < valid_rows && piece * piece_columns < valid_columns;
+    const bfloat16* from = valid ? source + row * stride + piece * piece_columns : source;
+    copy_piece(panel + panel_offset(row, piece), from, valid);
+  }
+}
+
+__device__ inline void load_matrices(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ inline void load_matrices_transposed(uint32_t (&r)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ inline void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                     uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+      "{%8,%9}, {%0,%1,%2,%3};\n"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Rows [row, row + 16) of a panel as the left operand.
+__device__ inline void load_strip(StripOperand& a, uint32_t panel, int row, int lane) {
+#pragma unroll
+  for (int step = 0; step < panel_steps; ++step) {
+    load_matrices(a[step], panel + panel_offset(row + lane % 16, step * 2 + lane / 16));
+  }
+}
+
+// Columns [column, column + 16) of a panel of 64 rows, transposed, as the left operand.
+__device__ inline void load_strip_transposed(StripOperand& a, uint32_t panel, int column,
+                                             int lane) {
+#pragma unroll
+  for (int step = 0; step < panel_steps; ++step) {
+    const int row = step * 16 + lane % 8 + lane / 16 * 8;
+    load_matrices_transposed(a[step],
+                             panel + panel_offset(row, column / piece_columns + lane / 8 % 2));
+  }
+}
+
+// How the right operand [64 deep, 64 columns] lies in a panel.
+enum class PanelRows { depth, columns };
+
+// c += a b for 16 columns of b, [16 pair, 16 pair + 16), and one step of depth 16.
+template <PanelRows rows>
+__device__ inline void multiply_pair(float (*c)[4], const StripOperand& a, uint32_t panel, int step,
+                                     int pair, int lane) {
+  uint32_t b[4];
+  if constexpr (rows == PanelRows::columns) {
+    const int row = pair * 16 + lane % 8 + lane / 16 * 8;
+    load_matrices(b, panel + panel_offset(row, step * 2 + lane / 8 % 2));
+  } else {
+    const int row = step * 16 + lane % 16;
+    load_matrices_transposed(b, panel + panel_offset(row, pair * 2 + lane / 16));
+  }
+  multiply_tile(c[0], a[step], b[0], b[1]);
+  multiply_tile(c[1], a[step], b[2], b[3]);
+}
+
+// c += a b, for 64 rows of a panel as the right operand.
+template <PanelRows rows>
+__device__ inline void multiply_panel(float (*c)[4], const StripOperand& a, uint32_t panel,
+                                      int lane) {
+#pragma unroll
+  for (int step = 0; step < panel_steps; ++step) {
+#pragma unroll
+    for (int pair = 0; pair < panel_tiles / 2; ++pair) {
+      multiply_pair<rows>(c + 2 * pair, a, panel, step, pair, lane);
+    }
+  }
+}
+
+__device__ inline void clear(float (*c)[4], int tiles) {
+#pragma unroll
+  for (int tile = 0; tile < tiles; ++tile) {
+    c[tile][0] = c[tile][1] = c[tile][2] = c[tile][3] = 0.0F;
+  }
+}
+
+// Accumulators rounded to bfloat16 as a left operand: the layouts agree lane by lane.
+__device__ inline void to_operand(StripOperand& a, const float (*c)[4]) {
+#pragma unroll
+  for (int step = 0; step < panel_steps; ++step) {
+    a[step][0] = pack_pair(c[2 * step][0], c[2 * step][1]);
+    a[step][1] = pack_pair(c[2 * step][2], c[2 * step][3]);
+    a[step][2] = pack_pair(c[2 * step + 1][0], c[2 * step + 1][1]);
+    a[step][3] = pack_pair(c[2 * step + 1][2], c[2 * step + 1][3]);
+  }
+}
+
+// Writes a strip into 16 rows of a panel (`panel` is the address of the first, a multiple of 8).
+__device__ inline void write_strip(unsigned char* panel, const StripOperand& a, int lane) {
+  const LanePlace place(lane);
+#pragma unroll
+  for (int step = 0; step < panel_steps; ++step) {
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {
+      const int row = place.row + part % 2 * 8;
+      const int piece = step * 2 + part / 2;
+      *reinterpret_cast<uint32_t*>(panel + panel_offset(row, piece) +
+                                   place.column * sizeof(bfloat16)) = a[step][part];
+    }
+  }
+}
+
+// One element of a strip in shared memory.
+__device__ inline float read_element(const unsigned char* panel, int row, int column) {
+  const unsigned char* piece = panel + panel_offset(row, column / piece_columns);
+  return to_float(reinterpret_cast<const bfloat16*>(piece)[column % piece_columns]);
+}
+
+// Stores a warp's strip to memory, whole 16-byte pieces, through its own `scratch` of strip_bytes.
+__device__ inline void store_strip(const StripOperand& a, unsigned char* scratch, bfloat16* target,
+                                   int64_t stride, int valid_rows, int valid_columns, int lane) {
+  write_strip(scratch, a, lane);
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < strip_rows * row_pieces / warp_size; ++i) {
+    const int row = i * (warp_size / row_pieces) + lane / row_pieces;
+    const int piece = lane % row_pieces;
+    if (row < valid_rows && piece * piece_columns < valid_columns) {
+      const uint4 value = *reinterpret_cast<const uint4*>(scratch + panel_offset(row, piece));
+      *reinterpret_cast<uint4*>(target + row * stride + piece * piece_columns) = value;
+    }
+  }
+  __syncwarp();
+}
+
+// The same from accumulators.
+__device__ inline void store_strip(const float (*c)[4], unsigned char* scratch, bfloat16* target,
+                                   int64_t stride, int valid_rows, int valid_columns, int lane) {
+  StripOperand a;
+  to_operand(a, c);
+  store_strip(a, scratch, target, stride, valid_rows, valid_columns, lane);
+}
+
+}  // namespace gsa::kernels::cuda
