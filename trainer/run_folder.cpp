@@ -15,23 +15,28 @@ void report_damaged(const std::filesystem::path& checkpoint, const std::string& 
   log_warning(fmt::format("{} is damaged and is passed over: {}", checkpoint.string(), what));
 }
 
+[[noreturn]] void refuse(const std::filesystem::path& path, const std::error_code& error) {
+  throw ConfigError(
+      fmt::format("{}: cannot be written: {}; choose another run.directory or run.name",
+                  path.string(), error.message()));
+}
+
 }  // namespace
 
-void RunFolder::create(const Config& resolved) const {
+void RunFolder::create() const {
   std::error_code error;
   std::filesystem::create_directories(checkpoints(), error);
-  if (!error) {
-    std::ofstream file(config(), std::ios::trunc);
-    file << to_yaml(resolved);
-    file.close();
-    if (!file) {
-      error = std::error_code(errno, std::generic_category());
-    }
-  }
   if (error) {
-    throw ConfigError(fmt::format(
-        "{}: the run's folder cannot be written: {}; choose another run.directory or run.name",
-        path.string(), error.message()));
+    refuse(path, error);
+  }
+}
+
+void RunFolder::write_config(const Config& resolved) const {
+  std::ofstream file(config(), std::ios::trunc);
+  file << to_yaml(resolved);
+  file.close();
+  if (!file) {
+    refuse(config(), std::error_code(errno, std::generic_category()));
   }
 }
 

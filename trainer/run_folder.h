@@ -25,9 +25,10 @@ struct RunFolder {
   std::filesystem::path metrics() const { return path / "metrics.jsonl"; }
   std::filesystem::path checkpoints() const { return path / "checkpoints"; }
 
-  // Makes the folders and writes the configuration. Throws ConfigError with the path, the system's
-  // reason and the remedy if that cannot be done.
-  void create(const Config& config) const;
+  // Makes the folders. Throws ConfigError with the path, the system's reason and the remedy.
+  void create() const;
+  // Writes the resolved configuration; throws likewise.
+  void write_config(const Config& config) const;
 };
 
 // The checkpoint to start from. `request` is "none", "auto" (the newest whole one of the run, or

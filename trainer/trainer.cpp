@@ -9,6 +9,7 @@
 
 #include "kernels/cross_entropy.h"
 #include "trainer/checkpoint_layout.h"
+#include "trainer/config/error.h"
 #include "trainer/loader_options.h"
 #include "trainer/metrics/log.h"
 #include "trainer/optimizer/schedule.h"
@@ -63,11 +64,15 @@ Trainer::Trainer(const Config& config, Session& session, const std::string& resu
 }
 
 void Trainer::start(const std::string& resume) {
+  if (config_.data.train.empty()) {
+    throw ConfigError("data.train names no shards: give the folder that gsa tokenize wrote");
+  }
   // One rank looks, so that all start from the same checkpoint.
   std::string found;
   if (session_.is_root()) {
+    folder_.create();
     const auto checkpoint = choose_checkpoint(folder_, resume);
-    folder_.create(config_);
+    folder_.write_config(config_);
     found = checkpoint ? checkpoint->string() : "";
   }
   found = session_.communicator->broadcast_text(found);
@@ -127,8 +132,10 @@ RunEnd Trainer::run() {
     stop_ = stop_ || (limit > 0 && progress_.step - first_step >= limit);
     const bool last = stop_ || progress_.step == batch_plan_.steps;
     const int64_t every = config_.checkpoint.every;
-    if (last || (every > 0 && progress_.step % every == 0)) {
+    if (last) {
       save();
+      saved = progress_.step;
+    } else if (every > 0 && progress_.step % every == 0 && try_save()) {
       saved = progress_.step;
     }
   }
@@ -265,6 +272,19 @@ void Trainer::report(const StepMetrics& metrics) {
   }
 }
 
+bool Trainer::try_save() {
+  try {
+    save();
+    return true;
+  } catch (const CheckpointWriteError& error) {
+    if (session_.is_root()) {
+      log_error(fmt::format("{}; training goes on, the next try is in {} steps", error.what(),
+                            config_.checkpoint.every));
+    }
+    return false;
+  }
+}
+
 void Trainer::save() {
   const auto count = static_cast<size_t>(optimizer_.shard_count());
   std::vector<float> master(count);
@@ -283,8 +303,13 @@ void Trainer::save() {
                                     .ranks = session_.communicator->size(),
                                     .config = to_yaml(config_),
                                     .versions = library_versions()};
-  const auto written = write_checkpoint(*session_.communicator, folder_.checkpoints(), metadata,
-                                        layout.shard(master, first, second));
+  std::filesystem::path written;
+  try {
+    written = write_checkpoint(*session_.communicator, folder_.checkpoints(), metadata,
+                               layout.shard(master, first, second));
+  } catch (const CheckpointError& error) {
+    throw CheckpointWriteError(error.what());
+  }
   if (session_.is_root()) {
     log_info(fmt::format("checkpoint {}", written.string()));
     apply_retention(folder_.checkpoints(), config_.checkpoint.keep, config_.checkpoint.keep_every);

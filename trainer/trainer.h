@@ -8,6 +8,7 @@
 
 #include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 
 #include "data/loader.h"
@@ -24,6 +25,12 @@
 #include "trainer/validation.h"
 
 namespace gsa {
+
+// A checkpoint that could not be written: training can go on without it.
+class CheckpointWriteError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 // How a run ended.
 enum class RunEnd : uint8_t { done, stopped };
@@ -60,6 +67,8 @@ class Trainer {
   void judge(const StepResult& result);
   void report(const StepMetrics& metrics);
   void save();
+  // A checkpoint on the way: if it cannot be written (a full disk), training goes on without it.
+  bool try_save();
   StepTiming timing(double seconds, double waited) const;
   double memory_gib() const;
 

@@ -64,31 +64,11 @@ std::vector<size_t> match_parameters(const fs::path& checkpoint,
 
 fs::path write_checkpoint(Communicator& communicator, const fs::path& directory,
                           const CheckpointMetadata& metadata, const CheckpointShard& shard) {
-  const fs::path folder = checkpoint_folder(directory, metadata.step);
-  const bool leads = communicator.rank() == 0;
-  try {
-    agree(communicator, run_stage([&]() -> std::string {
-            check_shard(shard, /*moments_required=*/true);
-            if (leads) {
-              begin_folder(folder);
-            }
-            return "";
-          }));
-    const std::vector<std::string> parts = agree(
-        communicator, run_stage([&] { return write_part(folder, communicator.rank(), shard); }));
-    agree(communicator, run_stage([&]() -> std::string {
-            if (leads) {
-              finish_folder(folder, metadata, shard.parameters, parts);
-            }
-            return "";
-          }));
-  } catch (const CheckpointError&) {
-    if (leads) {
-      abandon_folder(folder);
-    }
-    throw;
+  CheckpointWrite writing(communicator, directory, metadata, shard, /*when_whole=*/nullptr);
+  while (!writing.advance()) {
+    std::this_thread::sleep_for(wait_between_polls);
   }
-  return folder;
+  return writing.folder();
 }
 
 CheckpointMetadata read_metadata(const fs::path& checkpoint) {

@@ -65,6 +65,7 @@ std::vector<fs::path> list_checkpoints(const fs::path& directory) {
   }
   std::sort(found.begin(), found.end());
   std::vector<fs::path> checkpoints;
+  checkpoints.reserve(found.size());
   for (const auto& [step, folder] : found) {
     checkpoints.push_back(folder);
   }

@@ -276,7 +276,7 @@ Manifest read_manifest(const fs::path& checkpoint) {
   }
   std::ifstream file(path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  const Manifest manifest = parse_manifest(text, path.string());
+  Manifest manifest = parse_manifest(text, path.string());
   for (const ManifestFile& entry : manifest.files) {
     const fs::path entry_path = checkpoint / entry.name;
     const uintmax_t size = fs::file_size(entry_path, error);

@@ -4,6 +4,7 @@
 #include <array>
 #include <sstream>
 #include <system_error>
+#include <utility>
 
 #include "trainer/checkpoint/files.h"
 #include "trainer/checkpoint/hdf5_handles.h"
@@ -16,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// First byte of an outcome on its way to the other ranks.
+// First byte of an outcome on its way to the other ranks; no byte while there is none.
 constexpr char done_mark = '+';
 constexpr char failed_mark = '-';
 
@@ -29,26 +30,91 @@ std::string hdf5_version() {
 
 }  // namespace
 
-StageOutcome run_stage(const std::function<std::string()>& stage) {
-  try {
-    return {false, stage()};
-  } catch (const std::exception& error) {
-    return {true, error.what()};
-  }
-}
+CollectiveStage::CollectiveStage(std::function<std::string()> work)
+    : result_(std::async(std::launch::async, std::move(work))) {}
 
-std::vector<std::string> agree(Communicator& communicator, const StageOutcome& own) {
-  std::vector<std::string> texts =
-      communicator.all_gather_text((own.failed ? failed_mark : done_mark) + own.text);
+std::optional<std::vector<std::string>> CollectiveStage::poll(Communicator& communicator) {
+  if (result_.valid() && result_.wait_for(std::chrono::seconds(0)) == std::future_status::ready) {
+    try {
+      outcome_ = done_mark + result_.get();
+    } catch (const std::exception& error) {
+      outcome_ = failed_mark + std::string(error.what());
+    }
+  }
+  std::vector<std::string> texts = communicator.all_gather_text(outcome_);
   for (const std::string& text : texts) {
-    if (text.front() == failed_mark) {
-      throw CheckpointError(text.substr(1));
+    if (text.empty()) {
+      return std::nullopt;  // a rank still works; not even another one's failure ends the stage
     }
   }
   for (std::string& text : texts) {
+    if (text.front() == failed_mark) {
+      throw CheckpointError(text.substr(1));
+    }
     text.erase(0, 1);
   }
   return texts;
+}
+
+CheckpointWrite::CheckpointWrite(Communicator& communicator, const fs::path& directory,
+                                 const CheckpointMetadata& metadata, const CheckpointShard& shard,
+                                 std::function<void()> when_whole)
+    : communicator_(&communicator),
+      folder_(checkpoint_folder(directory, metadata.step)),
+      metadata_(metadata),
+      shard_(shard),
+      when_whole_(std::move(when_whole)) {
+  run(Stage::begin, [shard, folder = folder_, leads = is_leader()]() -> std::string {
+    check_shard(shard, /*moments_required=*/true);
+    if (leads) {
+      begin_folder(folder);
+    }
+    return "";
+  });
+}
+
+bool CheckpointWrite::advance() {
+  if (!running_) {
+    return true;
+  }
+  try {
+    const std::optional<std::vector<std::string>> texts = running_->poll(*communicator_);
+    if (texts) {
+      next(*texts);
+    }
+    return !running_;
+  } catch (const CheckpointError&) {
+    running_.reset();
+    if (is_leader()) {
+      abandon_folder(folder_);
+    }
+    throw;
+  }
+}
+
+void CheckpointWrite::run(Stage stage, std::function<std::string()> work) {
+  stage_ = stage;
+  running_.emplace(std::move(work));
+}
+
+void CheckpointWrite::next(const std::vector<std::string>& texts) {
+  if (stage_ == Stage::begin) {
+    run(Stage::parts, [folder = folder_, rank = communicator_->rank(), shard = shard_] {
+      return write_part(folder, rank, shard);
+    });
+  } else if (stage_ == Stage::parts) {
+    run(Stage::finish, [this, texts, leads = is_leader()]() -> std::string {
+      if (leads) {
+        finish_folder(folder_, metadata_, shard_.parameters, texts);
+        if (when_whole_) {
+          when_whole_();
+        }
+      }
+      return "";
+    });
+  } else {
+    running_.reset();
+  }
 }
 
 fs::path checkpoint_folder(const fs::path& directory, int64_t step) {

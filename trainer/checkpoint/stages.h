@@ -1,6 +1,6 @@
-// The stages in which a checkpoint is written. Each is work of one rank alone, without any
-// communication; between them the ranks tell each other how it went (`agree`). For this folder
-// only.
+// The stages in which a checkpoint is written. Each is work of one rank alone, on a thread of its
+// own and without any communication; between them the ranks tell each other how it went. For this
+// folder only.
 //
 //   every rank   check_shard, and rank 0: begin_folder
 //   every rank   write_part
@@ -8,8 +8,11 @@
 //   rank 0       abandon_folder, if any of them failed anywhere
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <functional>
+#include <future>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,18 +21,58 @@
 
 namespace gsa {
 
-// How a stage went on one rank: what it has to say to the others, or why it failed.
-struct StageOutcome {
-  bool failed = false;
-  std::string text;
+// A piece of work that every rank does at the same time, each on a thread. Destroying it waits for
+// this rank's thread.
+class CollectiveStage {
+ public:
+  // Starts this rank's work. Its text goes to all ranks, likewise the text of an exception.
+  explicit CollectiveStage(std::function<std::string()> work);
+
+  // Exchanges how far the ranks are; collective, and quick. Nothing while any of them works; then
+  // their texts in rank order, or the same CheckpointError on every rank if any failed.
+  std::optional<std::vector<std::string>> poll(Communicator& communicator);
+
+ private:
+  std::future<std::string> result_;  // this rank's, until it is there
+  std::string outcome_;              // this rank's, as it goes to the others
 };
 
-// Runs a stage; exceptions become a failed outcome.
-StageOutcome run_stage(const std::function<std::string()>& stage);
+// The writing of one checkpoint, stage by stage.
+class CheckpointWrite {
+ public:
+  // Begins; collective in so far as every rank must do it. What the shard refers to must stay as it
+  // is until the writing is done. Rank 0 calls `when_whole` (it may be empty) on its thread as soon
+  // as the folder has its name.
+  CheckpointWrite(Communicator& communicator, const std::filesystem::path& directory,
+                  const CheckpointMetadata& metadata, const CheckpointShard& shard,
+                  std::function<void()> when_whole);
+  CheckpointWrite(const CheckpointWrite&) = delete;
+  CheckpointWrite& operator=(const CheckpointWrite&) = delete;
 
-// Exchanges the outcomes of all ranks; collective. Returns the texts in rank order, or throws the
-// same CheckpointError on every rank if any rank failed.
-std::vector<std::string> agree(Communicator& communicator, const StageOutcome& own);
+  // Goes on to the next stage if all ranks are done with this one; collective, and quick. True when
+  // the checkpoint is whole. Throws the same CheckpointError on every rank if any rank failed,
+  // after removing the debris; then the writing is over.
+  bool advance();
+
+  const std::filesystem::path& folder() const { return folder_; }
+
+ private:
+  enum class Stage : uint8_t { begin, parts, finish };
+  bool is_leader() const { return communicator_->rank() == 0; }
+  void run(Stage stage, std::function<std::string()> work);
+  void next(const std::vector<std::string>& texts);
+
+  Communicator* communicator_;
+  std::filesystem::path folder_;
+  CheckpointMetadata metadata_;
+  CheckpointShard shard_;
+  std::function<void()> when_whole_;
+  Stage stage_ = Stage::begin;
+  std::optional<CollectiveStage> running_;
+};
+
+// Between two looks at a writing that is waited for.
+inline constexpr std::chrono::milliseconds wait_between_polls{2};
 
 // "DIRECTORY/step-00001000", and with ".partial" while it is being written.
 std::filesystem::path checkpoint_folder(const std::filesystem::path& directory, int64_t step);

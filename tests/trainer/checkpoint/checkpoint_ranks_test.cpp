@@ -8,6 +8,7 @@
 
 #include "tests/distributed/mpi_test.h"
 #include "tests/trainer/checkpoint/checkpoint_fixture.h"
+#include "tests/trainer/checkpoint/shared_folder.h"
 #include "trainer/checkpoint/checkpoint.h"
 
 namespace gsa {
@@ -18,27 +19,11 @@ using testing::all_ranks;
 using testing::checkpoint_error;
 using testing::metadata_at;
 using testing::mismatches_through_hdf5;
+using testing::SharedFolder;
 using testing::small_model;
-using testing::TemporaryFolder;
 using testing::TestShard;
 
 constexpr int most_ranks = 5;
-
-// Rank 0's folder, for all ranks; goes with rank 0's object, after all have come to its end.
-class SharedFolder {
- public:
-  explicit SharedFolder(Communicator& ranks)
-      : ranks_(ranks), path_(ranks.broadcast_text(own_.path().string())) {}
-  ~SharedFolder() { ranks_.barrier(); }
-  SharedFolder(const SharedFolder&) = delete;
-  SharedFolder& operator=(const SharedFolder&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  Communicator& ranks_;
-  TemporaryFolder own_;
-  fs::path path_;
-};
 
 TEST(CheckpointRanks, ReadsOnAnyNumberOfRanksWhatAnyNumberWrote) {
   const auto ranks = all_ranks();
