@@ -107,7 +107,8 @@ train() {
     return
   fi
 
-  command=(mpirun -n "$RANKS" --oversubscribe --bind-to none "$BINARY" train "$CONFIG" --resume auto)
+  # -q: the program says itself why it ends.
+  command=(mpirun -q -n "$RANKS" --oversubscribe --bind-to none "$BINARY" train "$CONFIG" --resume auto)
   if (($(newest_step) < steps / 2)); then
     printf '    $ %s\n' "$(quoted "${command[@]}")"
     "${command[@]}" &
