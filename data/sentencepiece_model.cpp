@@ -9,7 +9,7 @@ namespace gsa::data {
 namespace {
 
 // Field numbers of sentencepiece_model.proto.
-enum ModelField : uint32_t { kTrainerSpec = 2, kNormalizerSpec = 3 };
+enum ModelField : uint32_t { kPieces = 1, kTrainerSpec = 2, kNormalizerSpec = 3 };
 enum TrainerField : uint32_t { kModelType = 3, kWhitespaceAsSuffix = 24, kByteFallback = 35 };
 enum NormalizerField : uint32_t {
   kCharsMap = 2,
@@ -17,6 +17,8 @@ enum NormalizerField : uint32_t {
   kRemoveExtraWhitespaces = 4,
   kEscapeWhitespaces = 5
 };
+constexpr uint32_t kPieceType = 3;
+constexpr uint64_t kUserDefinedPiece = 4;
 constexpr uint64_t kBytePairModel = 2;
 
 // Wire types of protocol buffers.
@@ -92,7 +94,12 @@ SentencePieceSpec read_spec(std::string_view model) {
     if (field.number == kRemoveExtraWhitespaces) spec.remove_extra_whitespaces = field.value != 0;
     if (field.number == kEscapeWhitespaces) spec.escape_whitespaces = field.value != 0;
   };
+  const auto piece = [&spec](const Field& field) {
+    const bool user_defined = field.number == kPieceType && field.value == kUserDefinedPiece;
+    spec.user_defined_pieces = spec.user_defined_pieces || user_defined;
+  };
   for_each_field(model, [&](const Field& field) {
+    if (field.number == kPieces) for_each_field(field.bytes, piece);
     if (field.number == kTrainerSpec) for_each_field(field.bytes, trainer);
     if (field.number == kNormalizerSpec) for_each_field(field.bytes, normalizer);
   });

@@ -14,6 +14,7 @@ struct SentencePieceSpec {
   bool remove_extra_whitespaces = true;
   bool escape_whitespaces = true;
   bool whitespace_as_suffix = false;
+  bool user_defined_pieces = false;  ///< the vocabulary has some
 
   /// Whether encoding run by run (piece_boundaries.h) gives the same ids as encoding the whole.
   /// Without byte fallback it would not: neighbouring unknown characters are joined into one id.

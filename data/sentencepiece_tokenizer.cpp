@@ -4,6 +4,7 @@
 #include <sentencepiece_processor.h>
 #include <xxhash.h>
 
+#include <array>
 #include <fstream>
 #include <iterator>
 #include <mutex>
@@ -11,6 +12,7 @@
 
 #include "data/checksum.h"
 #include "data/error.h"
+#include "data/pair_merger.h"
 #include "data/piece_boundaries.h"
 #include "data/piece_cache.h"
 #include "data/sentencepiece_model.h"
@@ -77,11 +79,8 @@ class SentencePieceTokenizer final : public Tokenizer {
         whole_(std::move(whole)),
         run_(std::move(run)),
         spec_(spec) {
-    if (!run_) return;
-    for (int id = 0; id < run_->GetPieceSize(); ++id) {
-      const bool from_text = !run_->IsControl(id) && !run_->IsUnknown(id) && !run_->IsByte(id);
-      if (from_text) boundaries_.add_piece(run_->IdToPiece(id));
-    }
+    single_.fill(-1);
+    if (run_) read_vocabulary();
   }
 
   void encode_to(std::string_view text, const Sink& sink) const override {
@@ -102,6 +101,26 @@ class SentencePieceTokenizer final : public Tokenizer {
   [[nodiscard]] std::string model_bytes() const override { return model_; }
 
  private:
+  void read_vocabulary() {
+    using Kind = VocabularyPiece::Kind;
+    std::vector<VocabularyPiece> pieces;
+    for (int id = 0; id < run_->GetPieceSize(); ++id) {
+      Kind kind = Kind::text;
+      if (run_->IsByte(id)) kind = Kind::byte;
+      if (run_->IsControl(id) || run_->IsUnknown(id)) kind = Kind::control;
+      if (run_->IsUnused(id) || spec_.user_defined_pieces) kind = Kind::special;
+      pieces.push_back({.text = run_->IdToPiece(id), .score = run_->GetScore(id), .kind = kind});
+      if (kind == Kind::text || kind == Kind::special) boundaries_.add_piece(pieces.back().text);
+    }
+    merger_ = PairMerger::make(pieces);
+    for (size_t byte = 0; byte < single_.size(); ++byte) {
+      const char c = static_cast<char>(byte);
+      std::vector<int> ids;
+      check(run_->Encode({&c, 1}, &ids));
+      if (ids.size() == 1) single_[byte] = ids.front();
+    }
+  }
+
   void check(const sentencepiece::util::Status& status) const {
     if (!status.ok()) throw DataError(fmt::format("tokenizer {}: {}", name(), status.ToString()));
   }
@@ -128,8 +147,15 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
 
   void encode_run(std::string_view run, Scratch& scratch, Bunch& bunch) const {
+    if (run.size() == 1) {
+      const auto byte = static_cast<unsigned char>(run.front());
+      if (byte < single_.size() && single_[byte] >= 0) {
+        bunch.add({&single_[byte], 1});
+        return;
+      }
+    }
     if (run.size() > PieceCache::kMaxText) {
-      check(run_->Encode({run.data(), run.size()}, &scratch.ids));
+      encode_new(run, scratch.ids);
       bunch.add(scratch.ids);
       return;
     }
@@ -138,9 +164,14 @@ class SentencePieceTokenizer final : public Tokenizer {
       bunch.add(std::span(entry.ids).first(entry.id_count));
       return;
     }
-    check(run_->Encode({run.data(), run.size()}, &scratch.ids));
+    encode_new(run, scratch.ids);
     PieceCache::store(entry, run, scratch.ids);
     bunch.add(scratch.ids);
+  }
+
+  void encode_new(std::string_view run, std::vector<int>& ids) const {
+    if (merger_ && merger_->encode(run, ids)) return;
+    check(run_->Encode({run.data(), run.size()}, &ids));
   }
 
   void encode_whole(std::string_view text, const Sink& sink) const {
@@ -189,6 +220,8 @@ class SentencePieceTokenizer final : public Tokenizer {
   std::unique_ptr<Processor> run_;  // without the dummy prefix; null if the model cannot be cut
   SentencePieceSpec spec_;
   PieceBoundaries boundaries_;
+  std::unique_ptr<PairMerger> merger_;  // null if the library must do it
+  std::array<int32_t, 128> single_;     // id of each ASCII character that is a run; -1: not one id
   mutable std::mutex mutex_;
   mutable std::vector<std::unique_ptr<Scratch>> idle_;  // one for each thread that ever encoded
 };
