@@ -4,7 +4,7 @@ add_library(gsa_settings INTERFACE)
 target_include_directories(gsa_settings INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_options(gsa_settings INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion
-  -Wno-missing-field-initializers -Werror>)
+  -Wno-missing-field-initializers -Wno-restrict -Werror>)
 if(GSA_NATIVE)
   target_compile_options(gsa_settings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=native>)
 endif()
