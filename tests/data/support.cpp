@@ -130,9 +130,10 @@ fs::path train_model(const TempFolder& folder, const ModelKind& kind) {
   const auto status = sentencepiece::SentencePieceTrainer::Train(fmt::format(
       "--input={} --model_prefix={} --model_type={} --vocab_size=400 --hard_vocab_limit=false "
       "--normalization_rule_name={} --remove_extra_whitespaces={} --byte_fallback={} --eos_id={} "
-      "--num_threads=1 --minloglevel=2 --split_digits=true --allow_whitespace_only_pieces=true",
+      "--num_threads=1 --minloglevel=2 "
+      "--user_defined_symbols={} --split_digits=true --allow_whitespace_only_pieces=true",
       input.string(), prefix.string(), kind.type, kind.normalization, kind.remove_extra_whitespaces,
-      kind.byte_fallback, kind.end_of_sequence ? 2 : -1));
+      kind.byte_fallback, kind.end_of_sequence ? 2 : -1, kind.user_defined));
   if (!status.ok()) throw std::runtime_error(status.ToString());
   return prefix.string() + ".model";
 }

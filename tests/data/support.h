@@ -73,6 +73,7 @@ struct ModelKind {
   bool remove_extra_whitespaces = false;
   bool byte_fallback = true;
   bool end_of_sequence = true;
+  std::string user_defined;  ///< symbols, separated by commas
 };
 
 /// Trains a small SentencePiece model on random documents and returns its path in `folder`.

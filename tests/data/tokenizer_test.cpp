@@ -32,6 +32,7 @@ std::vector<std::string> hard_texts() {
       "the  the   the    the",
       "\xE2\x96\x81the \xE2\x96\x81 the",  // U+2581 itself
       "<s> </s> <unk> <0x0A>",
+      "slot attentionslot attention zzz naïve <s1><s1",
       "3.14159 2718281828",
       std::string("nul\0byte", 8),
       "語言語言語言 Größe🙂🙂naïve",
@@ -78,6 +79,16 @@ TEST(SentencePieceTokenizer, CutEncodingEqualsTheLibrary) {
   const TempFolder folder;
   const auto model = train_model(folder);
   EXPECT_TRUE(read_spec(read_bytes(model)).can_be_cut());
+  expect_ids_of_library(model);
+}
+
+TEST(SentencePieceTokenizer, UserDefinedSymbolsEqualTheLibrary) {
+  const TempFolder folder;
+  const auto model = train_model(folder, {.user_defined = "slot\xE2\x96\x81"
+                                                          "attention,zz,ïv,<s1>"});
+  const auto spec = read_spec(read_bytes(model));
+  EXPECT_TRUE(spec.can_be_cut());
+  EXPECT_TRUE(spec.user_defined_pieces);
   expect_ids_of_library(model);
 }
 
