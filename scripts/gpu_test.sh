@@ -1,0 +1,145 @@
+#!/usr/bin/env bash
+# All that a machine with GPUs must show, in one call: tests against the CPU and golden values, the
+# same bits on every run and after a resume, a short run on every number of GPUs, and the benchmarks.
+#
+#   scripts/gpu_test.sh [--out FOLDER] [--skip-bench]
+#
+# Builds build/cuda if it must; GSA_BUNDLE names a folder made by scripts/bundle.sh to use instead.
+# Prints one table (report.md) and writes results.json beside it; leaves with 1 if a check failed.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+out=.work/gpu_test/out
+bench=1
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --out) out=$2; shift 2 ;;
+    --skip-bench) bench=0; shift ;;
+    *) die "unknown option $1 (usage: scripts/gpu_test.sh [--out FOLDER] [--skip-bench])" ;;
+  esac
+done
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+[[ $gpus -gt 0 ]] || die "no GPU here: nvidia-smi lists none"
+mkdir -p "$out"
+mpi_environment_one_host
+export NCCL_NVLS_ENABLE=${NCCL_NVLS_ENABLE:-0}
+
+if [[ -n ${GSA_BUNDLE:-} ]]; then
+  programs=$GSA_BUNDLE
+  export LD_LIBRARY_PATH=$GSA_BUNDLE/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+  gsa=$GSA_BUNDLE/gsa
+else
+  headline "Building build/cuda"
+  scripts/build.sh cuda
+  programs=build/cuda
+  gsa=build/cuda/bin/gsa
+fi
+export GSA_GOLDEN_DIR=${GSA_GOLDEN_DIR:-$ROOT/tests/golden}
+work=.work/gpu_test
+checks=$out/checks.tsv
+: >"$checks"
+
+# check NAME COMMAND...: runs it, keeps its output, notes whether it passed.
+check() {
+  local name=$1 status=passed begin=$SECONDS
+  shift
+  headline "$name"
+  "$@" >"$out/log-${name// /-}.txt" 2>&1 || status=FAILED
+  [[ $status == passed ]] || tail -n 40 "$out/log-${name// /-}.txt"
+  say "$status in $((SECONDS - begin)) s"
+  printf '%s\t%s\t%s\n' "$name" "$status" "$((SECONDS - begin))" >>"$checks"
+}
+
+find_test() { find "$programs" -name "$1" -type f -perm -u+x | head -n 1; }
+
+# train RANKS NAME [key=value ...]: a run of configs/gsa-20m.yaml.
+train() {
+  local ranks=$1 name=$2
+  shift 2
+  mpirun --oversubscribe --bind-to none -n "$ranks" "$gsa" train configs/gsa-20m.yaml \
+    run.directory="$work/runs" run.name="$name" "$@"
+}
+
+# Text of the repository itself, as bytes.
+make_shards() {
+  rm -rf "$work/runs" "$work/shards"
+  mkdir -p "$work"
+  python3 - "$work/text.jsonl" <<'PY'
+import json, pathlib, sys
+with open(sys.argv[1], "w", encoding="utf-8") as out:
+    for folder in ("kernels", "trainer", "data", "scripts", "tests", "configs"):
+        for path in sorted(pathlib.Path(folder).rglob("*")):
+            if path.is_file() and path.suffix in {".cpp", ".h", ".cu", ".md", ".sh", ".py", ".yaml"}:
+                text = path.read_text(encoding="utf-8")
+                if text:
+                    json.dump({"text": text, "meta": {"redpajama_set_name": "RedPajamaGithub"}}, out)
+                    out.write("\n")
+PY
+  "$gsa" tokenize "$work/text.jsonl" -o "$work/shards" -t bytes
+}
+
+same_bits() {
+  train 1 first && train 1 second && python3 scripts/compare_runs.py "$work/runs/first" "$work/runs/second"
+}
+
+same_bits_after_resume() {
+  train 1 parts train.stop_after_steps=37
+  train 1 parts --resume auto && python3 scripts/compare_runs.py "$work/runs/first" "$work/runs/parts"
+}
+
+same_curve() { # RANKS: bfloat16 rounding in other orders of summation, over 100 steps
+  train "$1" "gpus-$1" && train "$1" "gpus-$1-again" &&
+    python3 scripts/compare_runs.py "$work/runs/gpus-$1" "$work/runs/gpus-$1-again" &&
+    python3 scripts/compare_runs.py --curve 0.02 "$work/runs/first" "$work/runs/gpus-$1"
+}
+
+cpu_and_gpu() {
+  train 1 cpu distributed.device=cpu
+  train 1 gpu-float32 precision.compute=float32
+  python3 scripts/compare_runs.py --curve 0.02 "$work/runs/cpu" "$work/runs/first" &&
+    python3 scripts/compare_runs.py --curve 0.005 "$work/runs/cpu" "$work/runs/gpu-float32"
+}
+
+too_many_ranks() { # more ranks than GPUs: one clear message, not a hang
+  local log=$out/too-many.txt code=0
+  timeout 60 mpirun --oversubscribe --bind-to none -n $((gpus + 1)) "$gsa" train configs/gsa-20m.yaml \
+    run.directory="$work/runs" run.name=many >"$log" 2>&1 || code=$?
+  cat "$log"
+  [[ $code -ne 0 && $code -ne 124 ]] && grep -qi 'gpu' "$log"
+}
+
+bench_step() { # NAME RANKS CONFIG [options]
+  local name=$1 ranks=$2 config=$3
+  shift 3
+  check "bench $name" mpirun --oversubscribe --bind-to none -n "$ranks" "$gsa" bench step "$config" \
+    --json "$out/step-$name.json" "$@"
+}
+
+headline "Making shards of the repository's own text"
+make_shards >"$out/log-shards.txt" 2>&1 || { cat "$out/log-shards.txt"; die "no shards"; }
+check "kernel tests" "$(find_test kernels_cuda_test)" --gtest_brief=1
+check "golden model tests" "$(find_test model_golden_test)" --gtest_brief=1
+check "same bits twice" same_bits
+check "same bits after a resume" same_bits_after_resume
+check "CPU and GPU curves" cpu_and_gpu
+check "more ranks than GPUs" too_many_ranks
+for ranks in 2 4; do
+  [[ $ranks -le $gpus ]] && check "$ranks GPUs" same_curve "$ranks"
+done
+if [[ $bench == 1 ]]; then
+  op() { check "bench op $1" "$gsa" bench op --json "$out/op-$1.json" "${@:2}"; }
+  op b8-t2048-h4-512
+  op b1-t16384-h4-512 --batch 1 --length 16384
+  op b8-t2048-h5-512 --heads 5
+  op b8-t2048-h32-8-128 --heads 32 --kv-heads 8 --head-dim 128
+  bench_step 1.3b 1 configs/gsa-1.3b.yaml
+  bench_step 1.3b-accumulated 1 configs/gsa-1.3b.yaml --accumulation 32 --steps 2
+  bench_step 2.7b 1 configs/gsa-2.7b.yaml
+  for ranks in 2 4; do
+    [[ $ranks -le $gpus ]] || continue
+    bench_step "1.3b-x$ranks" "$ranks" configs/gsa-1.3b.yaml
+    check "bench comm x$ranks" mpirun --oversubscribe --bind-to none -n "$ranks" "$gsa" bench comm \
+      configs/gsa-1.3b.yaml --json "$out/comm-x$ranks.json"
+  done
+fi
+python3 scripts/gpu_report.py "$out" | tee "$out/report.md"
+! grep -q FAILED "$checks"
