@@ -200,24 +200,24 @@ void run_write(cudaStream_t stream, const ForwardParts& parts, const GsaBackward
                std::byte* workspace, const GsaBackwardWorkspace& layout) {
   GsaWriteArgs write;
   write.gates = parts.gates;
-  write.values = {head_rows<bfloat16>(parts.args.v),
-                  head_rows<bfloat16>(args.grad_output),
-                  part<bfloat16>(workspace, layout.probabilities),
-                  part<bfloat16>(workspace, layout.gated_probabilities),
-                  parts.value_states,
-                  part<bfloat16>(workspace, layout.value_state_gradients),
-                  head_rows<bfloat16>(args.grad_v),
-                  part<float>(workspace, layout.group_sums),
-                  static_cast<int>(parts.sizes.value_dim)};
-  write.keys = {head_rows<bfloat16>(parts.args.k),
-                head_rows<bfloat16>(parts.args.q),
-                part<bfloat16>(workspace, layout.score_gradients),
-                part<bfloat16>(workspace, layout.gated_gradients),
-                parts.key_states,
-                part<bfloat16>(workspace, layout.key_state_gradients),
-                head_rows<bfloat16>(args.grad_k),
-                part<float>(workspace, layout.group_sums) + parts.sizes.value_dim * gsa_chunk,
-                static_cast<int>(parts.sizes.key_dim)};
+  write.sides[0] = {head_rows<bfloat16>(parts.args.v),
+                    head_rows<bfloat16>(args.grad_output),
+                    part<bfloat16>(workspace, layout.probabilities),
+                    part<bfloat16>(workspace, layout.gated_probabilities),
+                    parts.value_states,
+                    part<bfloat16>(workspace, layout.value_state_gradients),
+                    head_rows<bfloat16>(args.grad_v),
+                    part<float>(workspace, layout.group_sums),
+                    static_cast<int>(parts.sizes.value_dim)};
+  write.sides[1] = {head_rows<bfloat16>(parts.args.k),
+                    head_rows<bfloat16>(parts.args.q),
+                    part<bfloat16>(workspace, layout.score_gradients),
+                    part<bfloat16>(workspace, layout.gated_gradients),
+                    parts.key_states,
+                    part<bfloat16>(workspace, layout.key_state_gradients),
+                    head_rows<bfloat16>(args.grad_k),
+                    part<float>(workspace, layout.group_sums) + parts.sizes.value_dim * gsa_chunk,
+                    static_cast<int>(parts.sizes.key_dim)};
   write.products = part<float>(workspace, layout.products);
   write.gate_gradient = head_rows<float>(args.grad_log_alpha);
   write.query_heads = static_cast<int>(parts.sizes.query_heads);

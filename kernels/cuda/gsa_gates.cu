@@ -1,5 +1,6 @@
 // The forget gate by chunk: where each chunk lies, the running sum b of log alpha in it, and the
-// two gates that what is written into the slots is multiplied with.
+// two gates that what is written into the slots is multiplied with. b as it is kept is relative to
+// a reference (GsaGates).
 //
 // A block does one chunk and key/value head: a thread has a slot and 16 tokens in registers. Bytes
 // a token and slot: 4 read, 8 written; at B8 T2048 H4 M64 50 MB, 15 us at 3.3 TB/s.
@@ -90,7 +91,8 @@ __global__ void __launch_bounds__(slots* runs) gates_kernel(const GsaGateArgs ar
     end += sums[i][slot];
   }
 
-  const bool steep = end < -GsaGates::factor_limit;
+  const float reference = fmaxf(0.5F * end, -GsaGates::factor_limit);
+  const bool steep = end - reference < -GsaGates::factor_limit;
   const int64_t base =
       ((int64_t(chunk) * args.heads + head) * chunk_rows + run * run_rows) * slots + slot;
   float running = 0.0F;
@@ -99,8 +101,9 @@ __global__ void __launch_bounds__(slots* runs) gates_kernel(const GsaGateArgs ar
     running += fmaxf(value[i], shut);
     const float b = before + running;
     const float s = slot_input(value[i]);
-    args.decay[base + i * slots] = b;
-    args.key_gate[base + i * slots] = from_float<bfloat16>(steep ? 0.0F : s * __expf(-b));
+    args.decay[base + i * slots] = b - reference;
+    args.key_gate[base + i * slots] =
+        from_float<bfloat16>(steep ? 0.0F : s * __expf(reference - b));
     args.end_key_gate[base + i * slots] = from_float<bfloat16>(s * __expf(fminf(end - b, 0.0F)));
   }
 }

@@ -43,15 +43,17 @@ HeadRows<T> head_rows(const Tensor& tensor) {
   return {rows.data, rows.stride, static_cast<int>(tensor.dim(2))};
 }
 
-// The gate of a call, by chunk. Slots that fade by more than e^-`factor_limit` within a chunk are
-// *steep*: e^(b_t - b_j) is not split into two factors for them, of which one might overflow; their
-// `key_gate` is zero and the kernels add their part pair by pair.
+// The gate of a call, by chunk. b, the sum of log alpha from the chunk's start, is kept relative to
+// a reference by slot, max(b_end / 2, -factor_limit), so that e^(b_t - b_j) splits into two factors
+// within e^(+-factor_limit). Slots that fade by more than both take, e^(-2 factor_limit) in a
+// chunk, are *steep*: their `key_gate` is zero and the kernels add their part pair by pair. States
+// at the chunks' starts are kept times e^reference, which gives every product the same factor.
 struct GsaGates {
   static constexpr float factor_limit = 60.0F;
 
   const GsaChunk* chunks;
-  const float* decay;            // b: sum of log alpha from the chunk's start, [.., slots padded]
-  const bfloat16* key_gate;      // s e^-b
+  const float* decay;            // b relative to the reference, [chunks, heads, gsa_chunk, slots]
+  const bfloat16* key_gate;      // s e^-b, likewise
   const bfloat16* end_key_gate;  // s e^(b_end - b)
   HeadRows<const float> log_alpha;
   int heads;
@@ -144,8 +146,7 @@ struct GsaWriteSide {
 };
 struct GsaWriteArgs {
   GsaGates gates;
-  GsaWriteSide values;
-  GsaWriteSide keys;
+  GsaWriteSide sides[2];  // values, keys
   const float* products;
   HeadRows<float> gate_gradient;
   int query_heads;

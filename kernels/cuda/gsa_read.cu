@@ -167,10 +167,22 @@ __device__ void apply_gate(const ReadStrip<slots>& strip, const StripOperand& a,
   __syncwarp();
 }
 
-// a = tril(gated G^T), and of steep slots + r[t, m] s_j e^{b_t - b_j}, r as `plain`.
+// Leaves r in the strip's scratch, for the steep slots' pairs.
+template <int slots>
+__device__ void write_plain(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& r) {
+#pragma unroll
+  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
+    StripOperand plain;
+    to_operand(plain, r + panel * panel_tiles);
+    write_strip(strip.scratch + panel * strip_bytes, plain, strip.lane);
+  }
+  __syncwarp();
+}
+
+// a = tril(gated G^T), and of steep slots + r[t, m] s_j e^{b_t - b_j}.
 template <int slots>
 __device__ void read_weights(const ReadStrip<slots>& strip, uint32_t gate_panels,
-                             const SlotOperand<slots>& gated, const SlotOperand<slots>& plain,
+                             const SlotOperand<slots>& gated, const SlotAccumulator<slots>& r,
                              StripAccumulator& a) {
   clear(a, panel_tiles);
 #pragma unroll
@@ -182,11 +194,7 @@ __device__ void read_weights(const ReadStrip<slots>& strip, uint32_t gate_panels
   if (!strip.any_steep) {
     return;
   }
-#pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-    write_strip(strip.scratch + panel * strip_bytes, plain[panel], strip.lane);
-  }
-  __syncwarp();
+  write_plain(strip, r);
   SteepShare<panel_tiles> share;
   fill_steep_weights<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
   share.add_to(a);
@@ -236,26 +244,18 @@ __device__ void softmax(const ReadStrip<slots>& strip, SlotAccumulator<slots>& u
   }
 }
 
-// Splits r into operands: as it is (for steep slots) and times e^b.
+// r e^b as an operand.
 template <int slots>
-__device__ void make_operands(const ReadStrip<slots>& strip, SlotAccumulator<slots>& r,
-                              SlotOperand<slots>& plain, SlotOperand<slots>& gated) {
-#pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-    to_operand(plain[panel], r + panel * panel_tiles);
-  }
+__device__ void gate_operand(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& r,
+                             SlotOperand<slots>& gated) {
 #pragma unroll
   for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float2 b = strip.decay(tile, half);
-      r[tile][2 * half] *= __expf(b.x);
-      r[tile][2 * half + 1] *= __expf(b.y);
+      gated[tile / panel_tiles][tile % panel_tiles / 2][tile % 2 * 2 + half] =
+          pack_pair(r[tile][2 * half] * __expf(b.x), r[tile][2 * half + 1] * __expf(b.y));
     }
-  }
-#pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-    to_operand(gated[panel], r + panel * panel_tiles);
   }
 }
 
@@ -269,10 +269,21 @@ __device__ void store_operand(const ReadStrip<slots>& strip, const SlotOperand<s
   }
 }
 
-// Forward: from e^b acc to u (kept) and the operands of p.
+// Stores r as it is: what write.cu needs of steep slots.
+template <int slots>
+__device__ void store_plain(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& r,
+                            bfloat16* target) {
+#pragma unroll
+  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
+    store_strip(r + panel * panel_tiles, strip.scratch, target + strip.base + panel * panel_columns,
+                slots, strip_rows, panel_columns, strip.lane);
+  }
+}
+
+// Forward: from e^b acc to u (kept) and the operand of p.
 template <int slots>
 __device__ void turn_forward(const ReadStrip<slots>& strip, SlotAccumulator<slots>& acc,
-                             SlotOperand<slots>& plain, SlotOperand<slots>& gated) {
+                             SlotOperand<slots>& gated) {
 #pragma unroll
   for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
 #pragma unroll
@@ -286,7 +297,7 @@ __device__ void turn_forward(const ReadStrip<slots>& strip, SlotAccumulator<slot
     }
   }
   softmax(strip, acc);
-  make_operands(strip, acc, plain, gated);
+  gate_operand(strip, acc, gated);
 }
 
 // p dp + u du of one element, from the operands as the products see them, rounded: what is written
@@ -300,10 +311,10 @@ __device__ float gate_product(float p, float dp, float u_over_scale, float gradi
   return dp * seen(p) + u_over_scale * seen(gradient);
 }
 
-// Backward: from dp and the kept u to p dp + u du and the operands of p and scale du.
+// Backward: from dp and the kept u to p dp + u du, the operands of p and scale du.
 template <int slots>
 __device__ void turn_backward(const ReadStrip<slots>& strip, SlotAccumulator<slots>& acc,
-                              SlotOperand<slots>& plain, SlotOperand<slots>& gated) {
+                              SlotOperand<slots>& gated) {
   const float scale = strip.args.scale;
   const float inverse_scale = scale == 0.0F ? 0.0F : 1.0F / scale;
   SlotAccumulator<slots> p;
@@ -347,15 +358,13 @@ __device__ void turn_backward(const ReadStrip<slots>& strip, SlotAccumulator<slo
           make_float2(product[0], product[1]);
     }
   }
-  make_operands(strip, p, plain, gated);
   if (strip.any_steep) {
-    store_operand(strip, plain, strip.args.probabilities);
+    store_plain(strip, p, strip.args.probabilities);
+    store_plain(strip, acc, strip.args.score_gradients);
   }
+  gate_operand(strip, p, gated);
   store_operand(strip, gated, strip.args.gated_probabilities);
-  make_operands(strip, acc, plain, gated);
-  if (strip.any_steep) {
-    store_operand(strip, plain, strip.args.score_gradients);
-  }
+  gate_operand(strip, acc, gated);
   store_operand(strip, gated, strip.args.gated_gradients);
 }
 
@@ -409,7 +418,10 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
                                     key_gate + panel * panel_columns, slots, chunk_rows,
                                     panel_columns, thread);
   }
-  fetch(0);
+#pragma unroll
+  for (int tile = 0; tile < stages - 1; ++tile) {
+    fetch(tile);
+  }
 
   const ChunkGate<slots> gate(args.gates, chunk, chunk_place, head);
   const int64_t base =
@@ -431,18 +443,22 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
     SlotAccumulator<slots> acc;
     clear(a, panel_tiles);
     clear(acc, Tiles::tiles);
+#pragma unroll 1
     for (int tile = 0; tile < first_tiles; ++tile) {
-      wait_copies<0>();
+      wait_copies<stages - 2>();
       __syncthreads();
-      fetch(tile + 1);
+      fetch(tile + stages - 1);
       const uint32_t stage = shared + uint32_t(Tiles::ring + tile % stages * Tiles::stage_bytes);
-      StripOperand y;
-      load_strip(y, stage, strip.row, lane);
-      multiply_panel<PanelRows::columns>(a, y, stage + panel_bytes, lane);
 #pragma unroll
-      for (int panel = 0; panel < Tiles::panels; ++panel) {
-        multiply_panel<PanelRows::columns>(acc + panel * panel_tiles, y,
-                                           stage + (2 + panel) * panel_bytes, lane);
+      for (int step = 0; step < panel_steps; ++step) {
+        uint32_t y[4];
+        load_step(y, stage, strip.row, step, lane);
+        multiply_step<PanelRows::columns>(a, y, stage + panel_bytes, step, lane);
+#pragma unroll
+        for (int panel = 0; panel < Tiles::panels; ++panel) {
+          multiply_step<PanelRows::columns>(acc + panel * panel_tiles, y,
+                                            stage + (2 + panel) * panel_bytes, step, lane);
+        }
       }
     }
     mask_later(strip, a);
@@ -453,20 +469,20 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
                                        shared + Tiles::gate + panel * panel_bytes, lane);
     }
     apply_gate(strip, weights, acc);
-    SlotOperand<slots> plain;
     if constexpr (backward) {
-      turn_backward(strip, acc, plain, gated);
+      turn_backward(strip, acc, gated);
     } else {
-      turn_forward(strip, acc, plain, gated);
+      turn_forward(strip, acc, gated);
     }
-    read_weights<slots>(strip, shared + Tiles::gate, gated, plain, a);
+    read_weights<slots>(strip, shared + Tiles::gate, gated, acc, a);
     to_operand(weights, a);
   }
 
+#pragma unroll 1
   for (int tile = first_tiles; tile < first_tiles + second_tiles; ++tile) {
-    wait_copies<0>();
+    wait_copies<stages - 2>();
     __syncthreads();
-    fetch(tile + 1);
+    fetch(tile + stages - 1);
     const uint32_t stage = shared + uint32_t(Tiles::ring + tile % stages * Tiles::stage_bytes);
     StripAccumulator out;
     clear(out, panel_tiles);

@@ -1,6 +1,7 @@
 // States at every chunk's boundary: K and V forward, their gradients backward.
 //
 //   state[m, d] = e^{b_end[m]} state[m, d] + sum over the chunk's tokens t of w[t, m] x[t, d]
+//   forward: w = s e^(b_end - b), x = k or v;  reverse: w = r e^b, x = q or dO
 //
 // A block has one head of one sequence and 64 of its dimensions; the state [slots, 64] stays in
 // registers in float32, 16 slots a warp. A chunk's weights (64 x slots) and rows (64 x 64) come
@@ -33,6 +34,22 @@ struct ScanBlock {
   int begin;  // first token
   int length;
   int chunks;
+};
+
+// How a chunk scales a slot's state, from the last b of the chunk relative to its reference
+// (GsaGates). Forward the weights are complete, and what is stored is what e^b relative to the
+// reference reads. In reverse the weights are relative, and the stored gradient is complete.
+struct ScanFactors {
+  float stored;
+  float before;  // the chunk is added
+  float after;
+
+  __device__ ScanFactors(float relative_end, bool reverse) {
+    const float reference = fmaxf(relative_end, -GsaGates::factor_limit);
+    stored = reverse ? 1.0F : __expf(reference);
+    before = __expf(reverse ? relative_end : relative_end + reference);
+    after = reverse ? __expf(reference) : 1.0F;
+  }
 };
 
 // Element (slot, d) of an initial or final state of a query head.
@@ -147,37 +164,37 @@ __global__ void __launch_bounds__(ScanTiles<slots>::threads, ScanTiles<slots>::r
   load_initial(args, part, block, strip + place.row, place.column, state);
   fetch(0);
   fetch(1);
-  float decay_low = block.chunks > 0 ? end_decay(0, strip + place.row) : 0.0F;
-  float decay_high = block.chunks > 0 ? end_decay(0, strip + place.row + 8) : 0.0F;
+  float end_low = block.chunks > 0 ? end_decay(0, strip + place.row) : 0.0F;
+  float end_high = block.chunks > 0 ? end_decay(0, strip + place.row + 8) : 0.0F;
   for (int i = 0; i < block.chunks; ++i) {
     wait_copies<1>();
     __syncthreads();
     fetch(i + 2);
-    const float low = __expf(decay_low);
-    const float high = __expf(decay_high);
-    decay_low = end_decay(i + 1, strip + place.row);
-    decay_high = end_decay(i + 1, strip + place.row + 8);
+    const ScanFactors low(end_low, args.reverse);
+    const ScanFactors high(end_high, args.reverse);
+    end_low = end_decay(i + 1, strip + place.row);
+    end_high = end_decay(i + 1, strip + place.row + 8);
 
     bfloat16* states =
         part.states +
         ((int64_t(block.first_chunk + chunk_at(i)) * args.heads + block.head) * slots + strip) *
             part.padded_dim +
         block.column;
-    store_strip(state, memory + Tiles::scratch + strip / strip_rows * strip_bytes, states,
+    StripOperand stored;
+    to_scaled_operand(stored, state, low.stored, high.stored);
+    store_strip(stored, memory + Tiles::scratch + strip / strip_rows * strip_bytes, states,
                 part.padded_dim, strip_rows, panel_columns, lane);
-#pragma unroll
-    for (int tile = 0; tile < panel_tiles; ++tile) {
-      state[tile][0] *= low;
-      state[tile][1] *= low;
-      state[tile][2] *= high;
-      state[tile][3] *= high;
-    }
+    scale_rows(state, low.before, high.before);
     const uint32_t stage = shared + uint32_t(i % stages * Tiles::stage_bytes);
-    StripOperand weights;
-    load_strip_transposed(weights, stage + strip / panel_columns * panel_bytes,
-                          strip % panel_columns, lane);
-    multiply_panel<PanelRows::depth>(state, weights, stage + Tiles::weight_panels * panel_bytes,
-                                     lane);
+#pragma unroll
+    for (int step = 0; step < panel_steps; ++step) {
+      uint32_t weights[4];
+      load_step_transposed(weights, stage + strip / panel_columns * panel_bytes,
+                           strip % panel_columns, step, lane);
+      multiply_step<PanelRows::depth>(state, weights, stage + Tiles::weight_panels * panel_bytes,
+                                      step, lane);
+    }
+    scale_rows(state, low.after, high.after);
   }
   wait_copies<0>();
   store_final(args, part, block, strip + place.row, place.column, state);

@@ -70,7 +70,7 @@ struct GsaSaved {
 // What gates.cu makes of the forget gate, by chunk.
 struct GsaGateParts {
   size_t chunks;        // [chunks] GsaChunk
-  size_t decay;         // [chunks, heads, gsa_chunk, slots] float32: b
+  size_t decay;         // [chunks, heads, gsa_chunk, slots] float32: b, relative (GsaGates)
   size_t key_gate;      // the same shape, bfloat16: s e^-b
   size_t end_key_gate;  // the same shape, bfloat16: s e^(b_end - b)
 

@@ -90,28 +90,64 @@ struct WriteBlock {
   }
 };
 
+// A thread's share of the copies of a side's tiles: one piece of every `rows_at_once`-th row.
 template <int slots>
-__device__ void fetch_tile(const WriteBlock<slots>& block, const GsaWriteSide& side, int tile) {
-  if (tile < side.padded_dim / panel_columns) {
-    const uint32_t stage = block.stage(tile);
-    const int column = tile * panel_columns;
-    copy_panel<chunk_rows, threads>(stage, side.written.at(block.place.begin, block.head) + column,
-                                    side.written.stride, block.place.length,
-                                    side.written.dim - column, block.thread);
-    copy_panel<chunk_rows, threads>(
-        stage + panel_bytes, side.readers.at(block.place.begin, block.query_head) + column,
-        side.readers.stride, block.place.length, side.readers.dim - column, block.thread);
-    const int64_t state = block.chunk * block.args.query_heads + block.query_head;
-    copy_panel<slots, threads>(stage + 2 * panel_bytes,
-                               side.state_gradients + state * slots * side.padded_dim + column,
-                               side.padded_dim, slots, panel_columns, block.thread);
+struct TileFetch {
+  static constexpr int rows_at_once = threads / row_pieces;
+  const bfloat16* written;
+  const bfloat16* readers;
+  const bfloat16* gradients;
+  uint32_t offset;  // of the thread's first piece in a panel
+  int row;
+  int column;  // of the thread's piece, in the tile that comes next
+  int next = 0;
+
+  __device__ TileFetch(const WriteBlock<slots>& block, const GsaWriteSide& side)
+      : offset(panel_offset(block.thread / row_pieces, block.thread % row_pieces)),
+        row(block.thread / row_pieces),
+        column(block.thread % row_pieces * piece_columns) {
+    written = side.written.at(block.place.begin + row, block.head) + column;
+    readers = side.readers.at(block.place.begin + row, block.query_head) + column;
+    gradients = side.state_gradients +
+                ((block.chunk * block.args.query_heads + block.query_head) * slots + row) *
+                    side.padded_dim +
+                column;
   }
-  commit_copies();
-}
+
+  // Begins copying the next tile, if there is one.
+  __device__ void fetch(const WriteBlock<slots>& block, const GsaWriteSide& side) {
+    if (column < side.padded_dim) {
+      const uint32_t stage = block.stage(next) + offset;
+#pragma unroll
+      for (int i = 0; i < slots / rows_at_once; ++i) {
+        const uint32_t to = stage + uint32_t(i * rows_at_once * panel_row_bytes);
+        const int64_t down = i * rows_at_once;
+        if (i < chunk_rows / rows_at_once) {
+          const bool exists = row + down < block.place.length;
+          const bool has_written = exists && column < side.written.dim;
+          const bool has_readers = exists && column < side.readers.dim;
+          copy_piece(to, has_written ? written + down * side.written.stride : side.written.data,
+                     has_written);
+          copy_piece(to + panel_bytes,
+                     has_readers ? readers + down * side.readers.stride : side.readers.data,
+                     has_readers);
+        }
+        copy_piece(to + 2 * panel_bytes, gradients + down * side.padded_dim, true);
+      }
+    }
+    commit_copies();
+    written += panel_columns;
+    readers += panel_columns;
+    gradients += panel_columns;
+    column += panel_columns;
+    ++next;
+  }
+};
 
 // What a side needs from its start: the gates, the operand r e^b and the first tile.
 template <int slots>
-__device__ void fetch_start(const WriteBlock<slots>& block, const GsaWriteSide& side) {
+__device__ void fetch_start(const WriteBlock<slots>& block, const GsaWriteSide& side,
+                            TileFetch<slots>& tiles) {
   using Tiles = WriteTiles<slots>;
   const int64_t gate_base =
       (block.chunk * block.args.gates.heads + block.head) * chunk_rows * slots;
@@ -127,7 +163,10 @@ __device__ void fetch_start(const WriteBlock<slots>& block, const GsaWriteSide& 
     copy(Tiles::end_key_gate, block.args.gates.end_key_gate + gate_base);
     copy(Tiles::operand, side.gated_operands + block.slot_base());
   }
-  fetch_tile(block, side, 0);
+#pragma unroll
+  for (int i = 0; i < stages - 1; ++i) {
+    tiles.fetch(block, side);
+  }
 }
 
 // Zeros where the column's token comes before the row's.
@@ -183,6 +222,68 @@ __device__ void add_over_tokens(float (&by_slot)[2], int lane, float* sums) {
   }
 }
 
+// What add_tile needs of the gate for some tiles of a lane's accumulators, loaded together: waiting
+// for each by itself would take longer than all products.
+constexpr int loaded_tiles = 4;
+template <int slots>
+struct GateTiles {
+  float2 end[loaded_tiles];
+  float2 decay[loaded_tiles][2];
+  uint32_t key_gate[loaded_tiles][2];
+
+  __device__ void load(const WriteBlock<slots>& block, const bfloat16* key_gates, int first) {
+#pragma unroll
+    for (int i = 0; i < loaded_tiles; ++i) {
+      const int m = block.column(first + i, 0);
+      end[i] =
+          __ldg(reinterpret_cast<const float2*>(block.gate.decay + (chunk_rows - 1) * slots + m));
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int at = block.token(2 * half) * slots + m;
+        decay[i][half] = __ldg(reinterpret_cast<const float2*>(block.gate.decay + at));
+        key_gate[i][half] = __ldg(reinterpret_cast<const uint32_t*>(key_gates + at));
+      }
+    }
+  }
+};
+
+// Adds one tile of ds, s ds and sum_j w_j (X G^T)_j to the block's sums; `index` is its place in
+// `loaded`, `own` what the chunk's own tokens read, `later` what came after.
+template <int slots>
+__device__ void add_tile(const WriteBlock<slots>& block, const GateTiles<slots>& loaded, int tile,
+                         int index, const float (&own)[4], const float (&later)[4]) {
+  using Tiles = WriteTiles<slots>;
+  float* gradients = block.floats(Tiles::slot_gradients);
+  float* terms = block.floats(Tiles::gate_terms);
+  const unsigned char* end_gate =
+      block.memory + Tiles::end_key_gate + tile / panel_tiles * panel_bytes;
+  const int m = block.column(tile, 0);  // and m + 1
+  const float end[2] = {loaded.end[index].x, loaded.end[index].y};
+  float by_slot[2] = {0.0F, 0.0F};
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int j = block.token(2 * half);
+    const float2 g_pair = unpack_pair(loaded.key_gate[index][half]);
+    const float2 w_pair = unpack_pair(*reinterpret_cast<const uint32_t*>(
+        end_gate + panel_offset(j, m % panel_columns / piece_columns) +
+        m % piece_columns * sizeof(bfloat16)));
+    const float b[2] = {loaded.decay[index][half].x, loaded.decay[index][half].y};
+    const float g[2] = {g_pair.x, g_pair.y};
+    const float w[2] = {w_pair.x, w_pair.y};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int element = 2 * half + i;
+      const bool is_steep = end[i] < -GsaGates::factor_limit;  // g is 0, e^-b may be infinite
+      const int at = j * Tiles::gradient_stride + m + i;
+      gradients[at] +=
+          __expf(end[i] - b[i]) * later[element] + (is_steep ? 0.0F : __expf(-b[i]) * own[element]);
+      terms[at] += w[i] * later[element] + (is_steep ? 0.0F : g[i] * own[element]);
+      by_slot[i] += w[i] * later[element];
+    }
+  }
+  add_over_tokens(by_slot, block.lane, block.floats(Tiles::written_sums) + block.warp * slots + m);
+}
+
 // Adds one side and query head to the block's sums: ds, s ds and sum_j w_j (X G^T)_j. `products` is
 // tril(Y X^T)^T, `from_later` is X G^T. s ds is made of the rounded g and w that the states and the
 // scores were made with (see gate_product in gsa_read.cu).
@@ -194,7 +295,6 @@ __device__ void add_slot_gradients(const WriteBlock<slots>& block, const GsaWrit
   using Tiles = WriteTiles<slots>;
   float* gradients = block.floats(Tiles::slot_gradients);
   float* terms = block.floats(Tiles::gate_terms);
-  float* written_sums = block.floats(Tiles::written_sums) + block.warp * slots;
   const bfloat16* key_gate =
       block.args.gates.key_gate +
       (block.chunk * block.args.gates.heads + block.head) * chunk_rows * slots;
@@ -205,79 +305,59 @@ __device__ void add_slot_gradients(const WriteBlock<slots>& block, const GsaWrit
                                block.args.gates.slots, block.lane, gradients, terms);
   }
 #pragma unroll
-  for (int pair = 0; pair < Tiles::tiles / 2; ++pair) {
-    const int panel = pair / (panel_tiles / 2);
-    const unsigned char* end_gate = block.memory + Tiles::end_key_gate + panel * panel_bytes;
-    float acc[2][4];
-    clear(acc, 2);
+  for (int first = 0; first < Tiles::tiles; first += loaded_tiles) {
+    GateTiles<slots> loaded;
+    loaded.load(block, key_gate, first);
 #pragma unroll
-    for (int step = 0; step < panel_steps; ++step) {
-      multiply_pair<PanelRows::depth>(acc, products,
-                                      block.shared + uint32_t(Tiles::operand + panel * panel_bytes),
-                                      step, pair % (panel_tiles / 2), block.lane);
-    }
+    for (int tile = first; tile < first + loaded_tiles; tile += 2) {
+      const int panel = tile / panel_tiles;
+      float acc[2][4];
+      clear(acc, 2);
 #pragma unroll
-    for (int part = 0; part < 2; ++part) {
-      const int tile = 2 * pair + part;
-      const int m = block.column(tile, 0);  // and m + 1
-      const float end[2] = {block.gate.end(m), block.gate.end(m + 1)};
-      float by_slot[2] = {0.0F, 0.0F};
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int j = block.token(2 * half);
-        const float2 b_pair = *reinterpret_cast<const float2*>(block.gate.decay + j * slots + m);
-        const float2 g_pair =
-            unpack_pair(*reinterpret_cast<const uint32_t*>(key_gate + j * slots + m));
-        const float2 w_pair = unpack_pair(*reinterpret_cast<const uint32_t*>(
-            end_gate + panel_offset(j, m % panel_columns / piece_columns) +
-            m % piece_columns * sizeof(bfloat16)));
-        const float b[2] = {b_pair.x, b_pair.y};
-        const float g[2] = {g_pair.x, g_pair.y};
-        const float w[2] = {w_pair.x, w_pair.y};
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float later = from_later[tile][2 * half + i];
-          const float own = acc[part][2 * half + i];
-          const bool is_steep = end[i] < -GsaGates::factor_limit;  // g is 0, e^-b may be infinite
-          const int at = j * Tiles::gradient_stride + m + i;
-          gradients[at] += __expf(end[i] - b[i]) * later + (is_steep ? 0.0F : __expf(-b[i]) * own);
-          terms[at] += w[i] * later + (is_steep ? 0.0F : g[i] * own);
-          by_slot[i] += w[i] * later;
-        }
+      for (int step = 0; step < panel_steps; ++step) {
+        multiply_pair<PanelRows::depth>(
+            acc, products[step], block.shared + uint32_t(Tiles::operand + panel * panel_bytes),
+            step, tile % panel_tiles / 2, block.lane);
       }
-      add_over_tokens(by_slot, block.lane, written_sums + m);
+      add_tile(block, loaded, tile, tile - first, acc[0], from_later[tile]);
+      add_tile(block, loaded, tile + 1, tile + 1 - first, acc[1], from_later[tile + 1]);
     }
   }
 }
 
 template <int slots>
-__device__ void gather(const WriteBlock<slots>& block, const GsaWriteSide& side) {
+__device__ void gather(const WriteBlock<slots>& block, const GsaWriteSide& side,
+                       TileFetch<slots>& fetch) {
   using Tiles = WriteTiles<slots>;
   StripAccumulator products;
   float from_later[Tiles::tiles][4];
   clear(products, panel_tiles);
   clear(from_later, Tiles::tiles);
   const int tiles = side.padded_dim / panel_columns;
+#pragma unroll 1
   for (int tile = 0; tile < tiles; ++tile) {
-    wait_copies<0>();
+    wait_copies<stages - 2>();
     sync_roles();
-    fetch_tile(block, side, tile + 1);
+    fetch.fetch(block, side);
     const uint32_t stage = block.stage(tile);
-    StripOperand x;
-    load_strip(x, stage, block.row, block.lane);
-    multiply_panel<PanelRows::columns>(products, x, stage + panel_bytes, block.lane);
 #pragma unroll
-    for (int panel = 0; panel < Tiles::panels; ++panel) {
-      multiply_panel<PanelRows::columns>(from_later + panel * panel_tiles, x,
-                                         stage + (2 + panel) * panel_bytes, block.lane);
+    for (int step = 0; step < panel_steps; ++step) {
+      uint32_t x[4];
+      load_step(x, stage, block.row, step, block.lane);
+      multiply_step<PanelRows::columns>(products, x, stage + panel_bytes, step, block.lane);
+#pragma unroll
+      for (int panel = 0; panel < Tiles::panels; ++panel) {
+        multiply_step<PanelRows::columns>(from_later + panel * panel_tiles, x,
+                                          stage + (2 + panel) * panel_bytes, step, block.lane);
+      }
     }
   }
   mask_earlier(block, products);
   StripOperand masked;
   to_operand(masked, products);
-  // The ring's other stage is free: its tile was used before the last barrier.
+  // The stage before the last tile's is free: its tile was used before the last barrier.
   unsigned char* scratch =
-      block.memory + (block.stage(tiles) - block.shared) + block.warp * strip_bytes;
+      block.memory + (block.stage(tiles + stages - 2) - block.shared) + block.warp * strip_bytes;
   add_slot_gradients(block, side, masked, from_later, scratch);
 }
 
@@ -310,11 +390,9 @@ __device__ void spread_weights(const WriteBlock<slots>& block, const GsaWriteSid
   clear(a, panel_tiles);
 #pragma unroll
   for (int panel = 0; panel < Tiles::panels; ++panel) {
-    StripOperand gate;
-    load_strip(gate, block.shared + uint32_t(Tiles::key_gate + panel * panel_bytes), block.row,
-               block.lane);
-    multiply_panel<PanelRows::columns>(
-        a, gate, block.shared + uint32_t(Tiles::operand + panel * panel_bytes), block.lane);
+    multiply_panels<PanelRows::columns>(
+        a, block.shared + uint32_t(Tiles::key_gate + panel * panel_bytes), block.row,
+        block.shared + uint32_t(Tiles::operand + panel * panel_bytes), block.lane);
   }
   mask_earlier(block, a);
   if (block.any_steep) {
@@ -391,7 +469,7 @@ __device__ void store_group_sums(float* sums, int thread, const StripAccumulator
 
 template <int slots>
 __device__ void spread(const WriteBlock<slots>& block, const GsaWriteSide& side,
-                       int64_t group_base) {
+                       TileFetch<slots>& fetch, int64_t group_base) {
   using Tiles = WriteTiles<slots>;
   const int thread = block.thread - role_threads;
   const int state_head = block.query_head / (block.args.query_heads / block.args.state_heads);
@@ -399,17 +477,18 @@ __device__ void spread(const WriteBlock<slots>& block, const GsaWriteSide& side,
       side.states + (block.chunk * block.args.state_heads + state_head) * slots * side.padded_dim;
   unsigned char* scratch = block.memory + Tiles::key_gate + block.warp * strip_bytes;
   StateShare<slots> share(thread);
+  share.load(states, side.padded_dim);
   StripOperand weights;
   const int tiles = side.padded_dim / panel_columns;
+#pragma unroll 1
   for (int tile = 0; tile < tiles; ++tile) {
-    wait_copies<0>();
+    wait_copies<stages - 2>();
     sync_roles();
-    fetch_tile(block, side, tile + 1);
+    fetch.fetch(block, side);
     if (tile == 0) {
       spread_weights(block, side, weights);
       __syncwarp();  // the strip of g is scratch from here on
     }
-    share.load(states + tile * panel_columns, side.padded_dim);
     const uint32_t stage = block.stage(tile);
     float* group_sums = side.group_sums + group_base + int64_t(tile) * panel_columns * chunk_rows;
     StripAccumulator out;
@@ -421,13 +500,14 @@ __device__ void spread(const WriteBlock<slots>& block, const GsaWriteSide& side,
     multiply_panel<PanelRows::depth>(out, weights, stage + panel_bytes, block.lane);
 #pragma unroll
     for (int panel = 0; panel < Tiles::panels; ++panel) {
-      StripOperand end_gate;
-      load_strip(end_gate, block.shared + uint32_t(Tiles::end_key_gate + panel * panel_bytes),
-                 block.row, block.lane);
-      multiply_panel<PanelRows::depth>(out, end_gate, stage + (2 + panel) * panel_bytes,
-                                       block.lane);
+      multiply_panels<PanelRows::depth>(
+          out, block.shared + uint32_t(Tiles::end_key_gate + panel * panel_bytes), block.row,
+          stage + (2 + panel) * panel_bytes, block.lane);
     }
     share.add(block.memory + (stage - block.shared) + 2 * panel_bytes);
+    if (tile + 1 < tiles) {
+      share.load(states + (tile + 1) * panel_columns, side.padded_dim);
+    }
     if (block.is_last) {
       const int column = tile * panel_columns;
       store_strip(out, scratch,
@@ -464,25 +544,32 @@ __device__ void finish_gate(const WriteBlock<slots>& block, int group) {
   const float* gradients = block.floats(Tiles::slot_gradients);
   const float* terms_to_take = block.floats(Tiles::gate_terms);
   float* segment_sums = block.floats(Tiles::ring);
-  float terms[Tiles::segment_rows];
+  const int rows = exists ? block.place.length - first : 0;  // of the segment, that exist
+  float terms[Tiles::segment_rows] = {};
+  float log_alpha[Tiles::segment_rows] = {};
+  const float* products =
+      block.args.products +
+      ((block.chunk * block.args.query_heads + int64_t(block.head) * group) * chunk_rows + first) *
+          slots +
+      slot;
+#pragma unroll 1
+  for (int member = 0; member < group; ++member) {
+#pragma unroll
+    for (int i = 0; i < Tiles::segment_rows; ++i) {
+      terms[i] += i < rows ? __ldg(products + i * slots) : 0.0F;
+    }
+    products += chunk_rows * slots;
+  }
+  const float* log_alphas = block.gate.log_alpha + first * block.gate.stride + slot;
+#pragma unroll
+  for (int i = 0; i < Tiles::segment_rows; ++i) {
+    log_alpha[i] = i < rows ? __ldg(log_alphas + i * block.gate.stride) : 0.0F;
+  }
   float sum = 0.0F;
 #pragma unroll
   for (int i = 0; i < Tiles::segment_rows; ++i) {
-    const int row = first + i;
-    float term = 0.0F;
-    if (exists && row < block.place.length) {
-      for (int member = 0; member < group; ++member) {
-        const int64_t query_head = int64_t(block.head) * group + member;
-        term +=
-            block.args
-                .products[((block.chunk * block.args.query_heads + query_head) * chunk_rows + row) *
-                              slots +
-                          slot];
-      }
-      term -= terms_to_take[row * Tiles::gradient_stride + slot];
-    }
-    terms[i] = term;
-    sum += term;
+    terms[i] -= terms_to_take[(first + i) * Tiles::gradient_stride + slot];
+    sum += terms[i];
   }
   segment_sums[segment * slots + slot] = sum;
   __syncthreads();
@@ -494,14 +581,13 @@ __device__ void finish_gate(const WriteBlock<slots>& block, int group) {
   for (int i = Tiles::segments - 1; i > segment; --i) {
     running += segment_sums[i * slots + slot];
   }
+  float* output = block.args.gate_gradient.at(block.place.begin + first, block.head) + slot;
 #pragma unroll
   for (int i = Tiles::segment_rows - 1; i >= 0; --i) {
-    const int row = first + i;
     running += terms[i];
-    if (exists && row < block.place.length) {
-      const float alpha = expf(block.gate.log_alpha[row * block.gate.stride + slot]);
-      block.args.gate_gradient.at(block.place.begin + row, block.head)[slot] =
-          running - alpha * gradients[row * Tiles::gradient_stride + slot];
+    if (i < rows) {
+      output[i * block.args.gate_gradient.stride] =
+          running - __expf(log_alpha[i]) * gradients[(first + i) * Tiles::gradient_stride + slot];
     }
   }
 }
@@ -530,22 +616,22 @@ __global__ void __launch_bounds__(threads, WriteTiles<slots>::resident_blocks)
                           role_warp, role_warp * strip_rows};
   const int group = args.query_heads / args.gates.heads;
   const int64_t group_base = (chunk * args.gates.heads + head) * chunk_rows *
-                             (args.keys.padded_dim + args.values.padded_dim);
-  const auto run_side = [&](const GsaWriteSide& side) {
-    fetch_start(block, side);
+                             (args.sides[0].padded_dim + args.sides[1].padded_dim);
+  // Not unrolled: the code of one side fits the instruction cache, that of two does not.
+#pragma unroll 1
+  for (int i = 0; i < 2 * group; ++i) {
+    const GsaWriteSide& side = args.sides[i % 2];
+    block.query_head = head * group + i / 2;
+    block.is_first = i < 2;
+    block.is_last = i >= 2 * (group - 1);
+    TileFetch<slots> fetch(block, side);
+    fetch_start(block, side, fetch);
     if (thread < role_threads) {
-      gather(block, side);
+      gather(block, side, fetch);
     } else {
-      spread(block, side, group_base);
+      spread(block, side, fetch, group_base);
     }
     __syncthreads();
-  };
-  for (int member = 0; member < group; ++member) {
-    block.query_head = head * group + member;
-    block.is_first = member == 0;
-    block.is_last = member == group - 1;
-    run_side(args.values);
-    run_side(args.keys);
   }
   wait_copies<0>();
   finish_gate(block, group);

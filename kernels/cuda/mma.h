@@ -49,6 +49,21 @@ __device__ inline uint32_t panel_offset(int row, int piece) {
   return static_cast<uint32_t>(row * panel_row_bytes + ((piece ^ (row & 7)) * piece_bytes));
 }
 
+// Where a lane's row address for ldmatrix lies in a panel, for the first step and the first pair of
+// tiles. `rows`: lanes 0 to 15 hold rows, the upper half of the warp the next piece (left operands,
+// and right ones that lie by depth). `columns`: lanes 8 to 15 hold the next piece (right operands
+// that lie by columns). A later piece is an exclusive or away, a later row an addition: panels
+// begin at multiples of 1024 bytes.
+__device__ inline uint32_t lane_rows(int lane) {
+  return panel_offset(lane % 16, lane / 16);
+}
+__device__ inline uint32_t lane_columns(int lane) {
+  return panel_offset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+}
+// Two pieces are a step of depth 16, or a pair of tiles.
+inline constexpr uint32_t two_pieces = 2 * piece_bytes;
+inline constexpr uint32_t sixteen_rows = 16 * panel_row_bytes;
+
 __device__ inline uint32_t pack_pair(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return reinterpret_cast<const uint32_t&>(pair);
@@ -111,23 +126,17 @@ __device__ inline void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Rows [row, row + 16) of a panel as the left operand.
-__device__ inline void load_strip(StripOperand& a, uint32_t panel, int row, int lane) {
-#pragma unroll
-  for (int step = 0; step < panel_steps; ++step) {
-    load_matrices(a[step], panel + panel_offset(row + lane % 16, step * 2 + lane / 16));
-  }
+// One step of depth 16 of rows [row, row + 16) of a panel as the left operand.
+__device__ inline void load_step(uint32_t (&a)[4], uint32_t panel, int row, int step, int lane) {
+  load_matrices(a, (panel + uint32_t(row * panel_row_bytes) + lane_rows(lane)) ^
+                       (uint32_t(step) * two_pieces));
 }
 
-// Columns [column, column + 16) of a panel of 64 rows, transposed, as the left operand.
-__device__ inline void load_strip_transposed(StripOperand& a, uint32_t panel, int column,
-                                             int lane) {
-#pragma unroll
-  for (int step = 0; step < panel_steps; ++step) {
-    const int row = step * 16 + lane % 8 + lane / 16 * 8;
-    load_matrices_transposed(a[step],
-                             panel + panel_offset(row, column / piece_columns + lane / 8 % 2));
-  }
+// The same of columns [column, column + 16) of a panel of 64 rows, transposed.
+__device__ inline void load_step_transposed(uint32_t (&a)[4], uint32_t panel, int column, int step,
+                                            int lane) {
+  const int row = step * 16 + lane % 8 + lane / 16 * 8;
+  load_matrices_transposed(a, panel + panel_offset(row, column / piece_columns + lane / 8 % 2));
 }
 
 // How the right operand [64 deep, 64 columns] lies in a panel.
@@ -135,18 +144,28 @@ enum class PanelRows { depth, columns };
 
 // c += a b for 16 columns of b, [16 pair, 16 pair + 16), and one step of depth 16.
 template <PanelRows rows>
-__device__ inline void multiply_pair(float (*c)[4], const StripOperand& a, uint32_t panel, int step,
-                                     int pair, int lane) {
+__device__ inline void multiply_pair(float (*c)[4], const uint32_t (&a)[4], uint32_t panel,
+                                     int step, int pair, int lane) {
   uint32_t b[4];
   if constexpr (rows == PanelRows::columns) {
-    const int row = pair * 16 + lane % 8 + lane / 16 * 8;
-    load_matrices(b, panel + panel_offset(row, step * 2 + lane / 8 % 2));
+    load_matrices(b, ((panel + lane_columns(lane)) ^ (uint32_t(step) * two_pieces)) +
+                         uint32_t(pair) * sixteen_rows);
   } else {
-    const int row = step * 16 + lane % 16;
-    load_matrices_transposed(b, panel + panel_offset(row, pair * 2 + lane / 16));
+    load_matrices_transposed(b, ((panel + lane_rows(lane)) ^ (uint32_t(pair) * two_pieces)) +
+                                    uint32_t(step) * sixteen_rows);
   }
-  multiply_tile(c[0], a[step], b[0], b[1]);
-  multiply_tile(c[1], a[step], b[2], b[3]);
+  multiply_tile(c[0], a, b[0], b[1]);
+  multiply_tile(c[1], a, b[2], b[3]);
+}
+
+// c += a b for one step of depth 16.
+template <PanelRows rows>
+__device__ inline void multiply_step(float (*c)[4], const uint32_t (&a)[4], uint32_t panel,
+                                     int step, int lane) {
+#pragma unroll
+  for (int pair = 0; pair < panel_tiles / 2; ++pair) {
+    multiply_pair<rows>(c + 2 * pair, a, panel, step, pair, lane);
+  }
 }
 
 // c += a b, for 64 rows of a panel as the right operand.
@@ -155,10 +174,20 @@ __device__ inline void multiply_panel(float (*c)[4], const StripOperand& a, uint
                                       int lane) {
 #pragma unroll
   for (int step = 0; step < panel_steps; ++step) {
+    multiply_step<rows>(c, a[step], panel, step, lane);
+  }
+}
+
+// The same with rows [row, row + 16) of the panel `a` as the left operand, a step at a time: twelve
+// registers less.
+template <PanelRows rows>
+__device__ inline void multiply_panels(float (*c)[4], uint32_t a, int row, uint32_t panel,
+                                       int lane) {
 #pragma unroll
-    for (int pair = 0; pair < panel_tiles / 2; ++pair) {
-      multiply_pair<rows>(c + 2 * pair, a, panel, step, pair, lane);
-    }
+  for (int step = 0; step < panel_steps; ++step) {
+    uint32_t left[4];
+    load_step(left, a, row, step, lane);
+    multiply_step<rows>(c, left, panel, step, lane);
   }
 }
 
@@ -180,17 +209,37 @@ __device__ inline void to_operand(StripOperand& a, const float (*c)[4]) {
   }
 }
 
+// The same with rows l/4 and l/4 + 8 multiplied by a factor each.
+__device__ inline void to_scaled_operand(StripOperand& a, const float (*c)[4], float low,
+                                         float high) {
+#pragma unroll
+  for (int tile = 0; tile < panel_tiles; ++tile) {
+    a[tile / 2][tile % 2 * 2] = pack_pair(c[tile][0] * low, c[tile][1] * low);
+    a[tile / 2][tile % 2 * 2 + 1] = pack_pair(c[tile][2] * high, c[tile][3] * high);
+  }
+}
+
+__device__ inline void scale_rows(StripAccumulator& c, float low, float high) {
+#pragma unroll
+  for (int tile = 0; tile < panel_tiles; ++tile) {
+    c[tile][0] *= low;
+    c[tile][1] *= low;
+    c[tile][2] *= high;
+    c[tile][3] *= high;
+  }
+}
+
 // Writes a strip into 16 rows of a panel (`panel` is the address of the first, a multiple of 8).
 __device__ inline void write_strip(unsigned char* panel, const StripOperand& a, int lane) {
   const LanePlace place(lane);
+  const uint32_t first = panel_offset(place.row, 0) + place.column * sizeof(bfloat16);
 #pragma unroll
   for (int step = 0; step < panel_steps; ++step) {
 #pragma unroll
     for (int part = 0; part < 4; ++part) {
-      const int row = place.row + part % 2 * 8;
-      const int piece = step * 2 + part / 2;
-      *reinterpret_cast<uint32_t*>(panel + panel_offset(row, piece) +
-                                   place.column * sizeof(bfloat16)) = a[step][part];
+      const uint32_t piece = step * 2 + part / 2;
+      const uint32_t down = part % 2 * 8 * panel_row_bytes;
+      *reinterpret_cast<uint32_t*>(panel + (first ^ (piece * piece_bytes)) + down) = a[step][part];
     }
   }
 }
