@@ -42,6 +42,7 @@ META_PACKAGES = {"python3-doc", "postgresql-doc"}
 
 TRAIN_FILES = 4
 HOLDOUT_ONE_IN = 20  # documents
+HOLDOUT_CHARACTERS = 2000  # of each held-out document, so that a short validation sees every source
 MIN_PARAGRAPH = 40  # characters; shorter ones are menus and captions
 DICTIONARY_ENTRIES = 40  # to a document
 MIN_DOCUMENT = 400  # characters
@@ -258,7 +259,8 @@ def main():
         sys.exit(f"collect_text.py: only {total} characters of text found, {MIN_TOTAL} are needed; "
                  "is a package source configured (apt-get update)?")
 
-    holdout = [d for d in documents if int(d[0], 16) % HOLDOUT_ONE_IN == 0]
+    holdout = [(key, text[:HOLDOUT_CHARACTERS], source) for key, text, source in documents
+               if int(key, 16) % HOLDOUT_ONE_IN == 0]
     train = [d for d in documents if int(d[0], 16) % HOLDOUT_ONE_IN != 0]
     for part in range(TRAIN_FILES):
         write_zstd(output / f"slimpajama/train/chunk1/example_train_{part}.jsonl.zst",
