@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -45,21 +46,39 @@ void flush_folder(const std::filesystem::path& folder) {
   ::close(handle);
 }
 
+/// Whether `file` is still what lies at `path`.
+bool still_there(int file, const std::filesystem::path& path) {
+  struct stat opened {};
+  struct stat named {};
+  return ::fstat(file, &opened) == 0 && ::stat(path.c_str(), &named) == 0 &&
+         opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
+}
+
 }  // namespace
 
-OutputFile::OutputFile(std::filesystem::path path)
+OutputFile::OutputFile(std::filesystem::path path, Contention contention)
     : path_(std::move(path)), temporary_(path_.string() + ".tmp") {
-  constexpr mode_t kMode = 0644;
-  file_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kMode);
-  if (file_ < 0) fail(temporary_, "create", errno);
-  if (::flock(file_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-    ::close(file_);
-    fail(temporary_, "lock", EWOULDBLOCK);
-  }
+  open_locked(contention);
   if (::ftruncate(file_, 0) != 0) {  // what a killed run left behind
     const int cause = errno;
     ::close(file_);
     fail(temporary_, "empty", cause);
+  }
+}
+
+void OutputFile::open_locked(Contention contention) {
+  constexpr mode_t kMode = 0644;
+  const int how = contention == Contention::wait ? LOCK_EX : LOCK_EX | LOCK_NB;
+  // Between opening and locking, another program may have finished the file and renamed it: what
+  // was opened is then its result, not to be touched.
+  while (true) {
+    file_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kMode);
+    if (file_ < 0) fail(temporary_, "create", errno);
+    // A file system without locks is written without.
+    const bool taken = ::flock(file_, how) != 0 && errno == EWOULDBLOCK;
+    if (!taken && still_there(file_, temporary_)) return;
+    ::close(file_);
+    if (taken) fail(temporary_, "lock", EWOULDBLOCK);
   }
 }
 
@@ -91,7 +110,7 @@ void OutputFile::commit() {
 }
 
 void write_file(const std::filesystem::path& path, std::string_view text) {
-  OutputFile file(path);
+  OutputFile file(path, Contention::wait);
   file.append(text);
   file.commit();
 }

@@ -84,6 +84,7 @@ void TokenStream::for_each_part(int64_t begin, int64_t count, const Visit& visit
     throw DataError(fmt::format("{}: tokens [{}, {}) were asked for, but the stream holds {}",
                                 path_.string(), begin, begin + count, tokens_));
   }
+  if (count == 0) return;
   auto next = std::upper_bound(slots_.begin(), slots_.end(), begin,
                                [](int64_t at, const auto& slot) { return at < slot->begin; });
   for (auto slot = next - 1; count > 0; ++slot) {

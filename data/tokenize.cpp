@@ -114,7 +114,7 @@ void conclude(const std::vector<ShardPlan>& plans, const fs::path& folder,
 void keep_model(const fs::path& folder, const Tokenizer& tokenizer) {
   const std::string model = tokenizer.model_bytes();
   const auto copy = folder / kTokenizerCopy;
-  if (!model.empty() && !fs::exists(copy)) write_file(copy, model);
+  if (!model.empty()) write_file(copy, model);
 }
 
 void make_folder(const fs::path& folder) {

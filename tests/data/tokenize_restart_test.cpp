@@ -120,6 +120,36 @@ TEST(TokenizeRestart, KilledAtAnyByteOfAShardAndRunAgainEqualsUninterrupted) {
   }
 }
 
+TEST(TokenizeRestart, PartsMayRunAtTheSameTimeInOneFolder) {
+  const TempFolder folder;
+  write_corpus(folder / "in");
+  tokenize(options_for(folder / "in", folder / "whole"));
+  constexpr int kParts = 3;
+  std::vector<pid_t> children;
+  for (int part = 1; part <= kParts; ++part) {
+    auto options = options_for(folder / "in", folder / "parts");
+    options.part = part;
+    options.parts = kParts;
+    const pid_t child = ::fork();
+    if (child == 0) {
+      try {
+        tokenize(options);
+        ::_exit(0);
+      } catch (const std::exception& error) {
+        std::fputs(error.what(), stderr);
+        ::_exit(1);
+      }
+    }
+    children.push_back(child);
+  }
+  for (const pid_t child : children) {
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
+  EXPECT_EQ(contents_of(folder / "parts"), contents_of(folder / "whole"));
+}
+
 TEST(TokenizeRestart, AFullDiskStopsCleanlyAndGoesOn) {
   const TempFolder folder;
   write_corpus(folder / "in");
