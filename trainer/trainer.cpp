@@ -152,7 +152,7 @@ StepMetrics Trainer::step() {
   const auto begin = std::chrono::steady_clock::now();
   const double waited_before = loader_->data_wait_seconds();
 
-  optimizer_.zero_gradients();
+  optimizer_.begin_step();
   fill_zero(engine_.stream(), totals_);
   for (int64_t i = 0; i < batch_plan_.accumulation; ++i) {
     const bool last = i + 1 == batch_plan_.accumulation;

@@ -63,7 +63,7 @@ class StepBench {
   }
 
   void step() {
-    optimizer_.zero_gradients();
+    optimizer_.begin_step();
     fill_zero(engine_.stream(), totals_);
     for (int64_t i = 0; i < accumulation_; ++i) {
       batch_.upload(engine_.stream(), host_batch_);

@@ -41,13 +41,13 @@ void PreNorm::recompute(Pass& pass, ConstTensor sum, Tensor output, Tensor inver
 }
 
 void PreNorm::backward(Pass& pass, ConstTensor sum, ConstTensor inverse_rms,
-                       ConstTensor grad_output, Tensor grad_stream) const {
+                       ConstTensor grad_output, ConstTensor grad_stream, Tensor grad_sum) const {
   kernels::rms_norm_backward(pass.stream, {.input = sum,
                                            .weight = weight_.weight(),
                                            .inverse_rms = inverse_rms,
                                            .grad_output = grad_output,
                                            .grad_residual = grad_stream,
-                                           .grad_input = grad_stream,
+                                           .grad_input = grad_sum,
                                            .grad_weight = weight_.gradient()});
 }
 
@@ -127,7 +127,7 @@ void Block::backward_glu(Pass& pass, Tensor grad_stream) {
     mlp_norm_.recompute(pass, sum, normalized, rms);
     glu_.backward(pass, normalized, grad_stream, grad_normalized);
   }
-  mlp_norm_.backward(pass, sum, rms, grad_normalized, grad_stream);
+  mlp_norm_.backward(pass, sum, rms, grad_normalized, grad_stream, grad_stream);
 }
 
 void Block::backward_mixer(Pass& pass, Tensor grad_stream) {
@@ -141,7 +141,7 @@ void Block::backward_mixer(Pass& pass, Tensor grad_stream) {
     attn_norm_.recompute(pass, sum, normalized, rms);
     mixer_->backward(pass, normalized, grad_stream, grad_normalized);
   }
-  attn_norm_.backward(pass, sum, rms, grad_normalized, grad_stream);
+  attn_norm_.backward(pass, sum, rms, grad_normalized, grad_stream, grad_stream);
 }
 
 }  // namespace gsa

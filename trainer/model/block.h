@@ -36,9 +36,10 @@ class PreNorm {
                Tensor inverse_rms) const;
   // The norm's output once more.
   void recompute(Pass& pass, ConstTensor sum, Tensor output, Tensor inverse_rms) const;
-  // grad_stream += the gradient that reaches the stream through the norm.
+  // grad_sum = the gradient that reaches the stream through the norm, plus grad_stream where the
+  // stream has one already (absent: the norm is its only way on).
   void backward(Pass& pass, ConstTensor sum, ConstTensor inverse_rms, ConstTensor grad_output,
-                Tensor grad_stream) const;
+                ConstTensor grad_stream, Tensor grad_sum) const;
 
  private:
   Parameter weight_;

@@ -43,7 +43,7 @@ void GluMixer::backward(Pass& pass, ConstTensor input, ConstTensor grad_output, 
   kernels::matmul(pass.stream, {.a = grad_output,
                                 .b = grad_activated,
                                 .transpose_a = kernels::Transpose::yes,
-                                .accumulate = kernels::Accumulate::yes,
+                                .accumulate = down_proj_.accumulate(),
                                 .c = down_proj_.gradient()});
   linear_backward(pass, input, gate_up_proj_, gate_up, grad_input);
 }

@@ -16,7 +16,7 @@ LanguageModel::LanguageModel(const ModelConfig& config, ParameterStore& paramete
     : config_(config), keep_(keep) {
   parameters.begin_bucket();
   embeddings_ = parameters.add("model.embeddings.weight", {config.vocabulary, config.hidden},
-                               Initialization::normal);
+                               Initialization::normal, FirstUse::added);
   for (int layer = 0; layer < config.layers; ++layer) {
     parameters.begin_bucket();
     blocks_.push_back(std::make_unique<Block>(config, layer, parameters));
@@ -60,8 +60,7 @@ void LanguageModel::forward_backward(Pass& pass, ConstTensor tokens, ConstTensor
     const Tensor inverse_rms = inner.tensor(pass.statistics(), {tokens.dim(0)});
     norm_->forward(pass, stream, transient, normalized, inverse_rms);
     head_->loss_and_gradient(pass, normalized, labels, gradient_scale, losses, normalized);
-    fill_zero(pass.stream, gradient);
-    norm_->backward(pass, stream.sum, inverse_rms, normalized, gradient);
+    norm_->backward(pass, stream.sum, inverse_rms, normalized, {}, gradient);
   }
   pass.gradients_ready(head_bucket);
   backward_blocks(pass, tokens, gradient, transient);

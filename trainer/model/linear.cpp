@@ -4,7 +4,6 @@
 
 namespace gsa {
 
-using kernels::Accumulate;
 using kernels::Transpose;
 
 void linear_forward(Pass& pass, ConstTensor input, const Parameter& parameter, Tensor output) {
@@ -18,7 +17,7 @@ void linear_backward(Pass& pass, ConstTensor input, const Parameter& parameter,
   kernels::matmul(pass.stream, {.a = grad_output,
                                 .b = input,
                                 .transpose_a = Transpose::yes,
-                                .accumulate = Accumulate::yes,
+                                .accumulate = parameter.accumulate(),
                                 .c = parameter.gradient()});
   kernels::matmul(pass.stream, {.a = grad_output, .b = parameter.weight(), .c = grad_input});
 }

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <numbers>
 #include <numeric>
+#include <utility>
 
 namespace gsa {
 namespace {
@@ -60,6 +61,11 @@ Tensor Parameter::gradient() const {
   return store_->view(store_->gradients_, store_->gradient_dtype(), first_, last_);
 }
 
+kernels::Accumulate Parameter::accumulate() const {
+  char& fresh = store_->fresh_[first_];
+  return std::exchange(fresh, char{0}) != 0 ? kernels::Accumulate::no : kernels::Accumulate::yes;
+}
+
 ParameterStore::ParameterStore(Device device, DType compute, int ranks)
     : device_(device), compute_(compute), ranks_(ranks) {}
 
@@ -76,9 +82,11 @@ void ParameterStore::begin_bucket() {
   open_ = true;
 }
 
-Parameter ParameterStore::add(const std::string& name, Shape shape, Initialization initialization) {
+Parameter ParameterStore::add(const std::string& name, Shape shape, Initialization initialization,
+                              FirstUse first_use) {
   const int bucket = static_cast<int>(bucket_offsets_.size()) - 1;
-  parameters_.push_back({name, shape, initialization, bucket, end_});
+  const FirstUse use = initialization == Initialization::ones ? FirstUse::added : first_use;
+  parameters_.push_back({name, shape, initialization, use, bucket, end_});
   end_ = round_up(end_ + shape.count(), element_alignment);
   return {this, parameters_.size() - 1, parameters_.size() - 1};
 }
@@ -97,6 +105,7 @@ Parameter ParameterStore::fuse(const Parameter& first, const Parameter& last) {
 
 void ParameterStore::allocate(Memory memory) {
   close_bucket();
+  fresh_.assign(parameters_.size(), 0);
   if (memory == Memory::planning) {
     weights_ = planning_base;
     gradients_ = planning_base;
@@ -112,6 +121,16 @@ void ParameterStore::allocate(Memory memory) {
     fill_zero(stream, all_gradients());
   }
   stream.synchronize();
+}
+
+void ParameterStore::begin_gradients(Stream& stream) {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const ParameterInfo& info = parameters_[i];
+    fresh_[i] = info.first_use == FirstUse::written ? 1 : 0;
+    if (info.first_use == FirstUse::added) {
+      fill_zero(stream, view(gradients_, gradient_dtype(), i, i));
+    }
+  }
 }
 
 int64_t ParameterStore::parameter_count() const {

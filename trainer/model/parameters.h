@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/device.h"
+#include "kernels/matmul.h"
 
 namespace gsa {
 
@@ -23,10 +23,15 @@ enum class Initialization : uint8_t {
   ones     // not decayed: norms' weights
 };
 
+// How the first micro-batch of a step meets a gradient: products can write it, sums must add to
+// zeros.
+enum class FirstUse : uint8_t { written, added };
+
 struct ParameterInfo {
   std::string name;  // as in published checkpoints
   Shape shape;
   Initialization initialization = Initialization::normal;
+  FirstUse first_use = FirstUse::written;
   int bucket = 0;
   int64_t offset = 0;  // of its first element in the flat buffers
 };
@@ -38,7 +43,11 @@ class Parameter {
   Parameter() = default;
   explicit operator bool() const { return store_ != nullptr; }
   ConstTensor weight() const;
+  // To be added to. Matrices that products write whole say with `accumulate` how.
   Tensor gradient() const;
+  // Whether the next product adds to the gradient or, the first time in a step, writes it: a
+  // matrix's gradient need not be zeroed. Each call counts as a use.
+  kernels::Accumulate accumulate() const;
 
  private:
   friend class ParameterStore;
@@ -58,7 +67,8 @@ class ParameterStore {
 
   // Declaration, in the order of first use; the handles serve after `allocate`.
   void begin_bucket();
-  Parameter add(const std::string& name, Shape shape, Initialization initialization);
+  Parameter add(const std::string& name, Shape shape, Initialization initialization,
+                FirstUse first_use = FirstUse::written);
   // The matrices `first` to `last`, declared one after the other, as one matrix of all their rows.
   Parameter fuse(const Parameter& first, const Parameter& last);
 
@@ -76,6 +86,10 @@ class ParameterStore {
   int64_t flat_count() const { return bucket_offsets_.back(); }
 
   int buckets() const { return static_cast<int>(bucket_offsets_.size()) - 1; }
+  // Begins a step: gradients that kernels add to are zeroed, those that products write are marked
+  // to be overwritten by the first of them.
+  void begin_gradients(Stream& stream);
+
   int64_t bucket_offset(int bucket) const { return bucket_offsets_[static_cast<size_t>(bucket)]; }
   Tensor bucket_weights(int bucket) const;
   Tensor bucket_gradients(int bucket) const;
@@ -95,6 +109,7 @@ class ParameterStore {
   std::vector<int64_t> bucket_offsets_{0};  // after allocate: one more than there are buckets
   int64_t end_ = 0;
   bool open_ = false;
+  std::vector<char> fresh_;  // by parameter: its gradient is to be overwritten
   Buffer weight_memory_;
   Buffer gradient_memory_;
   std::byte* weights_ = nullptr;

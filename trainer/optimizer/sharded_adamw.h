@@ -34,7 +34,8 @@ class ShardedAdamW {
   // Masters from their initial distribution, moments zero; weights follow.
   void initialize(int64_t seed, double init_std);
 
-  void zero_gradients();
+  // Before the first micro-batch of a step: gradients begin anew.
+  void begin_step();
   // The bucket's gradients are complete on this rank (queued on the compute stream): sums them over
   // the ranks behind it.
   void reduce(int bucket);
