@@ -25,15 +25,81 @@ struct ScanTiles {
   static constexpr int resident_blocks = slots == panel_columns ? 4 : 2;
 };
 
-// What a block works on.
+// What a block works on: a head of a sequence, and 64 dimensions of its keys or values.
+template <int slots>
 struct ScanBlock {
+  using Tiles = ScanTiles<slots>;
+  const GsaScanArgs& args;
+  const GsaScanPart& part;
   int sequence;
   int head;
   int column;  // first of 64
+  int thread;
+  uint32_t shared;
   int first_chunk;
   int begin;  // first token
   int length;
   int chunks;
+
+  __device__ ScanBlock(const GsaScanArgs& scan, const GsaScanPart& of_part, int slice,
+                       const unsigned char* memory)
+      : args(scan),
+        part(of_part),
+        sequence(static_cast<int>(blockIdx.z)),
+        head(static_cast<int>(blockIdx.y)),
+        column(slice * panel_columns),
+        thread(static_cast<int>(threadIdx.x)),
+        shared(shared_address(memory)),
+        first_chunk(chunks_before(scan.offsets, sequence, thread % warp_size)),
+        begin(scan.offsets[sequence]),
+        length(scan.offsets[sequence + 1] - begin),
+        chunks((length + chunk_rows - 1) / chunk_rows) {}
+
+  // The i-th chunk of the walk.
+  __device__ int chunk_at(int i) const { return args.reverse ? chunks - 1 - i : i; }
+  __device__ uint32_t stage(int i) const {
+    return shared + uint32_t(i % stages * Tiles::stage_bytes);
+  }
+  // Begins copying the i-th chunk's weights and rows, if there is one.
+  __device__ void fetch(int i) const {
+    if (i < chunks) {
+      const int chunk = chunk_at(i);
+      const int weight_head = head / (args.heads / args.weight_heads);
+      const int row_head = head / (args.heads / args.row_heads);
+      const bfloat16* weights =
+          part.weights +
+          (int64_t(first_chunk + chunk) * args.weight_heads + weight_head) * (chunk_rows * slots);
+#pragma unroll
+      for (int panel = 0; panel < Tiles::weight_panels; ++panel) {
+        copy_panel<chunk_rows, Tiles::threads>(stage(i) + panel * panel_bytes,
+                                               weights + panel * panel_columns, slots, chunk_rows,
+                                               panel_columns, thread);
+      }
+      copy_panel<chunk_rows, Tiles::threads>(
+          stage(i) + Tiles::weight_panels * panel_bytes,
+          part.rows.at(begin + chunk * chunk_rows, row_head) + column, part.rows.stride,
+          length - chunk * chunk_rows, part.rows.dim - column, thread);
+    }
+    commit_copies();
+  }
+  // b relative to its reference at the end of the i-th chunk.
+  __device__ float end_decay(int i, int slot) const {
+    if (i >= chunks) {
+      return 0.0F;
+    }
+    const int64_t chunk = first_chunk + chunk_at(i);
+    const int gate_head = head / (args.heads / args.gate_heads);
+    return args
+        .decay[((chunk * args.gate_heads + gate_head) * chunk_rows + chunk_rows - 1) * slots +
+               slot];
+  }
+  // Where the state before the i-th chunk goes, from `slot` on.
+  __device__ bfloat16* states(int i, int slot) const {
+    return part.states +
+           ((int64_t(first_chunk + chunk_at(i)) * args.heads + head) * slots + slot) *
+               part.padded_dim +
+           column;
+  }
 };
 
 // How a chunk scales a slot's state, from the last b of the chunk relative to its reference
@@ -61,11 +127,11 @@ __device__ int64_t state_index(const GsaScanArgs& args, const GsaScanPart& part,
          (part.dim_major ? int64_t(d) * args.slots + slot : int64_t(slot) * dim + d);
 }
 
-__device__ void load_initial(const GsaScanArgs& args, const GsaScanPart& part,
-                             const ScanBlock& block, int slot, int lane_column,
+template <int slots>
+__device__ void load_initial(const ScanBlock<slots>& block, int slot, int lane_column,
                              StripAccumulator& state) {
   clear(state, panel_tiles);
-  if (part.initial == nullptr) {
+  if (block.part.initial == nullptr) {
     return;
   }
 #pragma unroll
@@ -74,21 +140,23 @@ __device__ void load_initial(const GsaScanArgs& args, const GsaScanPart& part,
     for (int i = 0; i < 4; ++i) {
       const int m = slot + i / 2 * 8;
       const int d = block.column + tile * 8 + lane_column + i % 2;
-      if (m < args.slots && d < part.rows.dim) {
-        state[tile][i] = part.initial[state_index(args, part, block.sequence, block.head, m, d)];
+      if (m < block.args.slots && d < block.part.rows.dim) {
+        state[tile][i] =
+            block.part
+                .initial[state_index(block.args, block.part, block.sequence, block.head, m, d)];
       }
     }
   }
 }
 
 // Query heads that share the state get a copy each.
-__device__ void store_final(const GsaScanArgs& args, const GsaScanPart& part,
-                            const ScanBlock& block, int slot, int lane_column,
+template <int slots>
+__device__ void store_final(const ScanBlock<slots>& block, int slot, int lane_column,
                             const StripAccumulator& state) {
-  if (part.final == nullptr) {
+  if (block.part.final == nullptr) {
     return;
   }
-  const int copies = args.query_heads / args.heads;
+  const int copies = block.args.query_heads / block.args.heads;
   for (int copy = 0; copy < copies; ++copy) {
 #pragma unroll
     for (int tile = 0; tile < panel_tiles; ++tile) {
@@ -96,9 +164,9 @@ __device__ void store_final(const GsaScanArgs& args, const GsaScanPart& part,
       for (int i = 0; i < 4; ++i) {
         const int m = slot + i / 2 * 8;
         const int d = block.column + tile * 8 + lane_column + i % 2;
-        if (m < args.slots && d < part.rows.dim) {
-          part.final[state_index(args, part, block.sequence, block.head * copies + copy, m, d)] =
-              state[tile][i];
+        if (m < block.args.slots && d < block.part.rows.dim) {
+          block.part.final[state_index(block.args, block.part, block.sequence,
+                                       block.head * copies + copy, m, d)] = state[tile][i];
         }
       }
     }
@@ -110,82 +178,38 @@ __global__ void __launch_bounds__(ScanTiles<slots>::threads, ScanTiles<slots>::r
     scan_kernel(const __grid_constant__ GsaScanArgs args) {
   using Tiles = ScanTiles<slots>;
   extern __shared__ __align__(1024) unsigned char memory[];
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % warp_size;
-  const int strip = thread / warp_size * strip_rows;
-  const LanePlace place(lane);
-  const int key_slices = args.keys.padded_dim / panel_columns;
   const int slice = static_cast<int>(blockIdx.x);
+  const int key_slices = args.keys.padded_dim / panel_columns;
   const bool is_keys = slice < key_slices;
-  const GsaScanPart part = is_keys ? args.keys : args.values;
-
-  ScanBlock block;
-  block.sequence = static_cast<int>(blockIdx.z);
-  block.head = static_cast<int>(blockIdx.y);
-  block.column = (is_keys ? slice : slice - key_slices) * panel_columns;
-  block.first_chunk = chunks_before(args.offsets, block.sequence, lane);
-  block.begin = args.offsets[block.sequence];
-  block.length = args.offsets[block.sequence + 1] - block.begin;
-  block.chunks = (block.length + chunk_rows - 1) / chunk_rows;
-  const int row_head = block.head / (args.heads / args.row_heads);
-  const int weight_head = block.head / (args.heads / args.weight_heads);
-  const int gate_head = block.head / (args.heads / args.gate_heads);
-
-  const uint32_t shared = shared_address(memory);
-  const auto chunk_at = [&](int i) { return args.reverse ? block.chunks - 1 - i : i; };
-  const auto fetch = [&](int i) {
-    if (i < block.chunks) {
-      const uint32_t stage = shared + uint32_t(i % stages * Tiles::stage_bytes);
-      const int chunk = chunk_at(i);
-      const bfloat16* weights =
-          part.weights + (int64_t(block.first_chunk + chunk) * args.weight_heads + weight_head) *
-                             (chunk_rows * slots);
-#pragma unroll
-      for (int panel = 0; panel < Tiles::weight_panels; ++panel) {
-        copy_panel<chunk_rows, Tiles::threads>(stage + panel * panel_bytes,
-                                               weights + panel * panel_columns, slots, chunk_rows,
-                                               panel_columns, thread);
-      }
-      copy_panel<chunk_rows, Tiles::threads>(
-          stage + Tiles::weight_panels * panel_bytes,
-          part.rows.at(block.begin + chunk * chunk_rows, row_head) + block.column, part.rows.stride,
-          block.length - chunk * chunk_rows, part.rows.dim - block.column, thread);
-    }
-    commit_copies();
-  };
-  const auto end_decay = [&](int i, int slot) {
-    const int64_t chunk = block.first_chunk + chunk_at(i < block.chunks ? i : 0);
-    return args
-        .decay[((chunk * args.gate_heads + gate_head) * chunk_rows + chunk_rows - 1) * slots +
-               slot];
-  };
+  const ScanBlock<slots> block(args, is_keys ? args.keys : args.values,
+                               is_keys ? slice : slice - key_slices, memory);
+  const int lane = block.thread % warp_size;
+  const int strip = block.thread / warp_size * strip_rows;
+  const LanePlace place(lane);
+  const int slot = strip + place.row;  // and slot + 8
+  unsigned char* scratch = memory + Tiles::scratch + strip / strip_rows * strip_bytes;
 
   StripAccumulator state;
-  load_initial(args, part, block, strip + place.row, place.column, state);
-  fetch(0);
-  fetch(1);
-  float end_low = block.chunks > 0 ? end_decay(0, strip + place.row) : 0.0F;
-  float end_high = block.chunks > 0 ? end_decay(0, strip + place.row + 8) : 0.0F;
+  load_initial(block, slot, place.column, state);
+  block.fetch(0);
+  block.fetch(1);
+  float end_low = block.end_decay(0, slot);
+  float end_high = block.end_decay(0, slot + 8);
   for (int i = 0; i < block.chunks; ++i) {
     wait_copies<1>();
     __syncthreads();
-    fetch(i + 2);
+    block.fetch(i + 2);
     const ScanFactors low(end_low, args.reverse);
     const ScanFactors high(end_high, args.reverse);
-    end_low = end_decay(i + 1, strip + place.row);
-    end_high = end_decay(i + 1, strip + place.row + 8);
+    end_low = block.end_decay(i + 1, slot);
+    end_high = block.end_decay(i + 1, slot + 8);
 
-    bfloat16* states =
-        part.states +
-        ((int64_t(block.first_chunk + chunk_at(i)) * args.heads + block.head) * slots + strip) *
-            part.padded_dim +
-        block.column;
     StripOperand stored;
     to_scaled_operand(stored, state, low.stored, high.stored);
-    store_strip(stored, memory + Tiles::scratch + strip / strip_rows * strip_bytes, states,
-                part.padded_dim, strip_rows, panel_columns, lane);
+    store_strip(stored, scratch, block.states(i, strip), block.part.padded_dim, strip_rows,
+                panel_columns, lane);
     scale_rows(state, low.before, high.before);
-    const uint32_t stage = shared + uint32_t(i % stages * Tiles::stage_bytes);
+    const uint32_t stage = block.stage(i);
 #pragma unroll
     for (int step = 0; step < panel_steps; ++step) {
       uint32_t weights[4];
@@ -197,7 +221,7 @@ __global__ void __launch_bounds__(ScanTiles<slots>::threads, ScanTiles<slots>::r
     scale_rows(state, low.after, high.after);
   }
   wait_copies<0>();
-  store_final(args, part, block, strip + place.row, place.column, state);
+  store_final(block, slot, place.column, state);
 }
 
 }  // namespace
