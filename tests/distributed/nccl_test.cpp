@@ -1,0 +1,118 @@
+// Communication between GPUs; skipped on a machine with fewer GPUs than ranks.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "tests/distributed/mpi_test.h"
+#include "trainer/distributed/communicator.h"
+
+namespace gsa {
+namespace {
+
+using testing::mpi;
+
+// NCCL sums in an order of its own: at most one rounding a rank, on values of size one.
+constexpr float sum_tolerance = 1e-5F;
+constexpr int64_t count = 3 * 65536 + 4;  // a rank; several of NCCL's blocks and a rest
+
+std::vector<float> contribution(int rank, int64_t elements) {
+  std::mt19937 generator(static_cast<unsigned>(1000 + rank));
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  std::vector<float> values(static_cast<size_t>(elements));
+  for (float& value : values) {
+    value = uniform(generator);
+  }
+  return values;
+}
+
+Tensor host(std::vector<float>& values) {
+  return {values.data(), DType::float32, Device::cpu, {static_cast<int64_t>(values.size())}};
+}
+
+class NcclTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (cuda_device_count() < mpi().size()) {
+      GTEST_SKIP() << mpi().size() << " ranks need as many GPUs, this machine has "
+                   << cuda_device_count();
+    }
+    ranks_ = make_communicator(mpi(), Device::cuda, testing::test_timeout_seconds);
+  }
+
+  // The sum over ranks of [count * ranks] values, this rank's part, by reduce_scatter on the GPU.
+  std::vector<float> reduced(std::vector<float> input) {
+    Stream stream(Device::cuda);
+    const Buffer memory(Device::cuda, input.size() * sizeof(float));
+    const Tensor all = memory.tensor(DType::float32, {static_cast<int64_t>(input.size())});
+    const Tensor own = all.rows(ranks_->rank() * count, (ranks_->rank() + 1) * count);
+    std::vector<float> output(static_cast<size_t>(count));
+    copy(stream, host(input), all);
+    ranks_->reduce_scatter(stream, all, own);
+    copy(stream, own, host(output));
+    stream.synchronize();
+    return output;
+  }
+
+  std::unique_ptr<Communicator> ranks_;
+};
+
+TEST_F(NcclTest, ReduceScatterSumsAndRepeatsItsBits) {
+  const int64_t all = count * ranks_->size();
+  const std::vector<float> output = reduced(contribution(ranks_->rank(), all));
+  std::vector<float> expected(static_cast<size_t>(count));
+  for (int rank = 0; rank < ranks_->size(); ++rank) {
+    const std::vector<float> values = contribution(rank, all);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      expected[i] += values[static_cast<size_t>(ranks_->rank() * count) + i];
+    }
+  }
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_NEAR(output[i], expected[i], sum_tolerance) << i;
+  }
+  EXPECT_EQ(reduced(contribution(ranks_->rank(), all)), output);
+}
+
+TEST_F(NcclTest, AllGatherKeepsTheOrderOfRanksInPlace) {
+  Stream stream(Device::cuda);
+  const int64_t all = count * ranks_->size();
+  const Buffer memory(Device::cuda, static_cast<size_t>(all) * sizeof(float));
+  const Tensor gathered = memory.tensor(DType::float32, {all});
+  const Tensor own = gathered.rows(ranks_->rank() * count, (ranks_->rank() + 1) * count);
+  std::vector<float> mine = contribution(ranks_->rank(), count);
+  std::vector<float> output(static_cast<size_t>(all));
+  copy(stream, host(mine), own);
+  ranks_->all_gather(stream, own, gathered);
+  copy(stream, gathered, host(output));
+  stream.synchronize();
+  for (int rank = 0; rank < ranks_->size(); ++rank) {
+    const auto begin = output.begin() + rank * count;
+    EXPECT_EQ(std::vector<float>(begin, begin + count), contribution(rank, count));
+  }
+}
+
+TEST_F(NcclTest, AllReduceGivesEveryRankTheSameBits) {
+  Stream stream(Device::cuda);
+  const Buffer memory(Device::cuda, static_cast<size_t>(count) * sizeof(float));
+  const Tensor tensor = memory.tensor(DType::float32, {count});
+  std::vector<float> values = contribution(ranks_->rank(), count);
+  copy(stream, host(values), tensor);
+  ranks_->all_reduce(stream, tensor);
+  copy(stream, tensor, host(values));
+  stream.synchronize();
+  const auto* bytes = reinterpret_cast<const char*>(values.data());
+  const std::string mine(bytes, values.size() * sizeof(float));
+  EXPECT_EQ(ranks_->broadcast_text(mine), mine);
+}
+
+TEST_F(NcclTest, EachRankOfAHostHasItsOwnGpu) {
+  EXPECT_EQ(ranks_->local_size(), mpi().size());  // the test runs on one host
+  EXPECT_LT(ranks_->local_rank(), cuda_device_count());
+  EXPECT_EQ(ranks_->all_gather_text(std::to_string(ranks_->local_rank())).back(),
+            std::to_string(mpi().size() - 1));
+}
+
+}  // namespace
+}  // namespace gsa
