@@ -5,8 +5,6 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
-#include <memory>
-#include <optional>
 
 #include "kernels/cpu/rounding.h"
 #include "tests/kernels/gsa_case.h"
@@ -345,8 +343,9 @@ void expect_as_defined(const GsaProblem& problem, DType dtype, const Options& op
   reference.forward(Form::definition);
   reference.backward(Form::definition);
   const Results results = run_on_cuda(seen, dtype, options);
-  std::string line = std::string(name_of(options.form)) + " " + name_of(dtype) + " " +
-                     text_of(problem.shape) + ":";
+  std::string line = name_of(options.form);
+  line += std::string(" ") + name_of(dtype);
+  line += " " + text_of(problem.shape) + ":";
   SCOPED_TRACE(line);
   expect_close(results.outputs, reference.outputs(),
                is_float ? float_forward_tolerance : bfloat16_tolerance, line);
@@ -382,7 +381,8 @@ void expect_golden_in_float(Form form) {
     const GoldenFile file(path);
     const GsaProblem problem = golden_problem(file);
     const Results results = run_on_cuda(problem, DType::float32, {.form = form});
-    std::string line = std::string(name_of(form)) + " " + path.filename().string() + ":";
+    std::string line = name_of(form);
+    line += " " + path.filename().string() + ":";
     expect_close(results.outputs, golden_arrays(file, "outputs"), float_forward_tolerance, line);
     expect_close(results.gradients, golden_arrays(file, "grads"), float_backward_tolerance, line);
     std::printf("  %s\n", line.c_str());
