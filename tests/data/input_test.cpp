@@ -39,6 +39,7 @@ ReadText read_all(const std::vector<InputSpec>& files, const BlockLimits& limits
 
 std::vector<InputSpec> specs(const TempFolder& folder, const std::vector<std::string>& names) {
   std::vector<InputSpec> files;
+  files.reserve(names.size());
   for (const auto& name : names) {
     files.push_back({.path = folder / name,
                      .name = name,

@@ -167,6 +167,7 @@ TEST(SentencePieceTokenizer, ThreadsMayShareIt) {
   std::vector<std::vector<int32_t>> ids(4);
   {
     std::vector<std::jthread> threads;
+    threads.reserve(ids.size());
     for (auto& mine : ids) {
       threads.emplace_back([&] {
         for (const auto& text : texts) tokenizer->encode(text, mine);
