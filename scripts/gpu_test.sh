@@ -93,7 +93,8 @@ same_curve() { # RANKS: bfloat16 rounding in other orders of summation, over 100
 }
 
 cpu_and_gpu() {
-  train 1 cpu distributed.device=cpu
+  # Eight threads: more wait for each other longer than products this small take.
+  train 1 cpu distributed.device=cpu distributed.threads=8
   train 1 gpu-float32 precision.compute=float32
   python3 scripts/compare_runs.py --curve 0.02 "$work/runs/cpu" "$work/runs/first" &&
     python3 scripts/compare_runs.py --curve 0.005 "$work/runs/cpu" "$work/runs/gpu-float32"
@@ -132,7 +133,7 @@ if [[ $bench == 1 ]]; then
   op b8-t2048-h5-512 --heads 5
   op b8-t2048-h32-8-128 --heads 32 --kv-heads 8 --head-dim 128
   bench_step 1.3b 1 configs/gsa-1.3b.yaml
-  bench_step 1.3b-accumulated 1 configs/gsa-1.3b.yaml --accumulation 32 --steps 2
+  bench_step 1.3b-accumulated 1 configs/gsa-1.3b.yaml --accumulation 8 --steps 2
   bench_step 2.7b 1 configs/gsa-2.7b.yaml
   for ranks in 2 4; do
     [[ $ranks -le $gpus ]] || continue

@@ -18,6 +18,8 @@ class CheckpointLayout {
   // The shard over these buffers; valid as long as the layout and the buffers are.
   CheckpointShard shard(std::span<float> master, std::span<float> first = {},
                         std::span<float> second = {}) const;
+  const std::vector<CheckpointParameter>& parameters() const { return parameters_; }
+  const std::vector<CheckpointRange>& ranges() const { return ranges_; }
   int64_t count() const { return count_; }
 
  private:

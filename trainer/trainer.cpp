@@ -124,26 +124,27 @@ void Trainer::describe() const {
 
 RunEnd Trainer::run() {
   const int64_t first_step = progress_.step;
-  int64_t saved = first_step;
+  saved_step_ = first_step;
   while (progress_.step < batch_plan_.steps && !stop_) {
-    const StepMetrics metrics = step();
-    report(metrics);
+    report(step());
     const int64_t limit = config_.train.stop_after_steps;
     stop_ = stop_ || (limit > 0 && progress_.step - first_step >= limit);
     const bool last = stop_ || progress_.step == batch_plan_.steps;
     const int64_t every = config_.checkpoint.every;
-    if (last) {
-      save();
-      saved = progress_.step;
-    } else if (every > 0 && progress_.step % every == 0 && try_save()) {
-      saved = progress_.step;
+    notice_checkpoint();
+    if (!last && every > 0 && progress_.step % every == 0) {
+      begin_checkpoint();
     }
+  }
+  if (progress_.step > first_step) {
+    begin_checkpoint();
+    finish_last_checkpoint();
   }
   if (reporter_) {
     reporter_->finish();
     log_info(fmt::format("{} at step {}; last checkpoint: step {}",
                          progress_.step == batch_plan_.steps ? "done" : "stopped", progress_.step,
-                         saved));
+                         saved_step_));
   }
   return progress_.step == batch_plan_.steps ? RunEnd::done : RunEnd::stopped;
 }
@@ -272,47 +273,65 @@ void Trainer::report(const StepMetrics& metrics) {
   }
 }
 
-bool Trainer::try_save() {
-  try {
-    save();
-    return true;
-  } catch (const CheckpointWriteError& error) {
-    if (session_.is_root()) {
-      log_error(fmt::format("{}; training goes on, the next try is in {} steps", error.what(),
-                            config_.checkpoint.every));
-    }
-    return false;
+void Trainer::begin_checkpoint() {
+  if (!writer_) {
+    const CheckpointLayout layout(engine_.parameters(), optimizer_);
+    writer_.emplace(*session_.communicator, folder_.checkpoints(), session_.device,
+                    layout.parameters(), layout.ranges(), optimizer_.shard_count(),
+                    RetentionRules{config_.checkpoint.keep, config_.checkpoint.keep_every});
   }
-}
-
-void Trainer::save() {
-  const auto count = static_cast<size_t>(optimizer_.shard_count());
-  std::vector<float> master(count);
-  std::vector<float> first(count);
-  std::vector<float> second(count);
-  optimizer_.read_state(master, first, second);
-  const CheckpointLayout layout(engine_.parameters(), optimizer_);
+  // Never two at once: one that is still being written is waited for.
+  settle([this] { return writer_->finish(); });
   if (metrics_) {
     metrics_->sync();
   }
-  const CheckpointMetadata metadata{.step = progress_.step,
-                                    .optimizer_step = optimizer_.updates(),
-                                    .tokens_seen = progress_.tokens_seen,
-                                    .next_sample = progress_.next_sample,
-                                    .seed = config_.run.seed,
-                                    .ranks = session_.communicator->size(),
-                                    .config = to_yaml(config_),
-                                    .versions = library_versions()};
-  std::filesystem::path written;
+  const auto count = static_cast<size_t>(optimizer_.shard_count());
+  const CheckpointWriter::Snapshot snapshot = writer_->snapshot();
+  optimizer_.read_state({snapshot.master.as<float>(), count},
+                        {snapshot.first_moment.as<float>(), count},
+                        {snapshot.second_moment.as<float>(), count});
+  writer_->start({.step = progress_.step,
+                  .optimizer_step = optimizer_.updates(),
+                  .tokens_seen = progress_.tokens_seen,
+                  .next_sample = progress_.next_sample,
+                  .seed = config_.run.seed,
+                  .ranks = session_.communicator->size(),
+                  .config = to_yaml(config_),
+                  .versions = library_versions()});
+  writing_step_ = progress_.step;
+}
+
+void Trainer::notice_checkpoint() {
+  if (writer_) {
+    settle([this] { return writer_->poll(); });
+  }
+}
+
+void Trainer::settle(const std::function<std::optional<std::filesystem::path>()>& look) {
   try {
-    written = write_checkpoint(*session_.communicator, folder_.checkpoints(), metadata,
-                               layout.shard(master, first, second));
+    note_written(look());
+  } catch (const CheckpointError& error) {
+    if (session_.is_root()) {
+      log_error(fmt::format("{}; training goes on, the next try is in at most {} steps",
+                            error.what(), config_.checkpoint.every));
+    }
+  }
+}
+
+void Trainer::finish_last_checkpoint() {
+  try {
+    note_written(writer_->finish());
   } catch (const CheckpointError& error) {
     throw CheckpointWriteError(error.what());
   }
-  if (session_.is_root()) {
-    log_info(fmt::format("checkpoint {}", written.string()));
-    apply_retention(folder_.checkpoints(), config_.checkpoint.keep, config_.checkpoint.keep_every);
+}
+
+void Trainer::note_written(const std::optional<std::filesystem::path>& written) {
+  if (written) {
+    saved_step_ = writing_step_;
+    if (session_.is_root()) {
+      log_info(fmt::format("checkpoint {}", written->string()));
+    }
   }
 }
 

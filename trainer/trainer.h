@@ -6,13 +6,14 @@
 // gives the same bits.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "data/loader.h"
-#include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/checkpoint_writer.h"
 #include "trainer/config/config.h"
 #include "trainer/device_batch.h"
 #include "trainer/metrics/metrics.h"
@@ -26,7 +27,7 @@
 
 namespace gsa {
 
-// A checkpoint that could not be written: training can go on without it.
+// The run's last checkpoint could not be written.
 class CheckpointWriteError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -66,9 +67,15 @@ class Trainer {
   StepResult finish_step(double rate);
   void judge(const StepResult& result);
   void report(const StepMetrics& metrics);
-  void save();
-  // A checkpoint on the way: if it cannot be written (a full disk), training goes on without it.
-  bool try_save();
+  // Takes a snapshot and has it written while training goes on.
+  void begin_checkpoint();
+  // Looks, between steps, whether the checkpoint under way is whole. One that cannot be written (a
+  // full disk) is reported, and training goes on without it.
+  void notice_checkpoint();
+  void settle(const std::function<std::optional<std::filesystem::path>()>& look);
+  // The run's last checkpoint must succeed; throws CheckpointWriteError.
+  void finish_last_checkpoint();
+  void note_written(const std::optional<std::filesystem::path>& written);
   StepTiming timing(double seconds, double waited) const;
   double memory_gib() const;
 
@@ -93,7 +100,10 @@ class Trainer {
   double model_flops_ = 0;  // of a micro-batch
   Progress progress_;
   int64_t skipped_in_a_row_ = 0;
+  int64_t writing_step_ = 0;  // of the checkpoint under way
+  int64_t saved_step_ = 0;    // of the last whole one
   bool stop_ = false;
+  std::optional<CheckpointWriter> writer_;  // from the first checkpoint on: it holds host memory
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<ProgressReporter> reporter_;
 };

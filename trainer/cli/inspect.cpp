@@ -60,7 +60,7 @@ double unigram_entropy(const std::filesystem::path& folder) {
 
 int inspect_shards(const InspectArguments& arguments) {
   const data::FolderReport report = data::inspect_folder(arguments.path, arguments.options);
-  std::printf("%s\n", data::describe(report).c_str());
+  std::fputs(data::describe(report).c_str(), stdout);
   if (!report.faults.empty()) {
     return exit_data;
   }

@@ -8,6 +8,8 @@
 #include <memory>
 #include <vector>
 
+#include "data/error.h"
+#include "data/megatron.h"
 #include "trainer/cli/commands.h"
 #include "trainer/config/error.h"
 
@@ -18,6 +20,7 @@ struct TokenizeArguments {
   data::TokenizeOptions options;
   std::string part = "1/1";
   double shard_mib = 64;
+  std::string megatron;  // prefix of files in Megatron-LM's format, or empty
 };
 
 constexpr const char* footer =
@@ -51,7 +54,16 @@ int run_tokenize(TokenizeArguments arguments) {
   };
   const data::TokenizeReport report = data::tokenize(options);
   std::fputs(live ? "\r\033[K" : "", stderr);
-  std::printf("%s\n", data::describe(report).c_str());
+  std::fputs(data::describe(report).c_str(), stdout);
+  if (!arguments.megatron.empty()) {
+    if (!report.complete) {
+      throw data::DataError(
+          options.output.string() +
+          ": other parts are still to be made; --to-megatron needs the whole folder");
+    }
+    data::write_megatron(options.output, arguments.megatron);
+    std::printf("%s.bin and %s.idx\n", arguments.megatron.c_str(), arguments.megatron.c_str());
+  }
   return report.past_threshold ? exit_data : exit_done;
 }
 
@@ -71,6 +83,8 @@ void add_tokenize(CLI::App& program, Action& action) {
       ->check(CLI::PositiveNumber);
   command->add_option("--loss-threshold", options.loss_threshold,
                       "Share of documents that may be unusable before the exit code is 3");
+  command->add_option("--to-megatron", arguments->megatron,
+                      "Also write PREFIX.bin and PREFIX.idx in Megatron-LM's indexed format");
   command->add_flag("--strict", options.strict, "Stop at the first document that is unusable");
   command->footer(footer);
   command->callback(
