@@ -83,7 +83,9 @@ void ShardedAdamW::initialize(int64_t seed, double init_std) {
   updates_ = 0;
 }
 
-void ShardedAdamW::begin_step() { parameters_.begin_gradients(compute_); }
+void ShardedAdamW::begin_step() {
+  parameters_.begin_gradients(compute_);
+}
 
 void ShardedAdamW::reduce(int bucket) {
   Event& done = gradients_done_[static_cast<size_t>(bucket)];
