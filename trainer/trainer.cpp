@@ -152,27 +152,15 @@ RunEnd Trainer::run() {
 StepMetrics Trainer::step() {
   const auto begin = std::chrono::steady_clock::now();
   const double waited_before = loader_->data_wait_seconds();
+  const int64_t tokens = progress_.tokens_seen + batch_plan_.tokens_per_step;
+  const double rate =
+      learning_rate(config_.schedule, config_.optimizer, config_.train.tokens, tokens);
 
   optimizer_.begin_step();
   fill_zero(engine_.stream(), totals_);
   for (int64_t i = 0; i < batch_plan_.accumulation; ++i) {
-    const bool last = i + 1 == batch_plan_.accumulation;
-    batch_.upload(engine_.stream(), loader_->next());
-    engine_.reserve_training(batch_.sequences());
-    Pass pass = engine_.pass(batch_.sequences());
-    pass.hooks = i == 0 && last ? &only_hooks_
-                 : i == 0       ? &first_hooks_
-                 : last         ? &last_hooks_
-                                : nullptr;
-    engine_.model().forward_backward(pass, batch_.tokens(), batch_.labels(),
-                                     1.0 / double(batch_plan_.tokens_per_step), losses_);
-    kernels::sum_losses(
-        engine_.stream(),
-        {.losses = losses_, .labels = batch_.labels(), .totals = totals_.rows(0, 2)});
+    micro_batch(loader_->next(), hooks_of(i));
   }
-  const int64_t tokens = progress_.tokens_seen + batch_plan_.tokens_per_step;
-  const double rate =
-      learning_rate(config_.schedule, config_.optimizer, config_.train.tokens, tokens);
   const StepResult result = finish_step(rate);
 
   ++progress_.step;
@@ -186,12 +174,37 @@ StepMetrics Trainer::step() {
                       .learning_rate = rate,
                       .gradient_norm = result.gradient_norm};
   metrics.timing = timing(seconds_since(begin), loader_->data_wait_seconds() - waited_before);
-  const int64_t every = config_.train.validate_every;
-  if (validation_ &&
-      ((every > 0 && progress_.step % every == 0) || progress_.step == batch_plan_.steps)) {
+  if (validation_is_due()) {
+    optimizer_.wait_for_all_weights();
     metrics.validation = validation_->run();
   }
   return metrics;
+}
+
+void Trainer::micro_batch(const data::Batch& batch, const BucketHooks* hooks) {
+  batch_.upload(engine_.stream(), batch);
+  engine_.reserve_training(batch_.sequences());
+  Pass pass = engine_.pass(batch_.sequences());
+  pass.hooks = hooks;
+  engine_.model().forward_backward(pass, batch_.tokens(), batch_.labels(),
+                                   1.0 / double(batch_plan_.tokens_per_step), losses_);
+  kernels::sum_losses(engine_.stream(),
+                      {.losses = losses_, .labels = batch_.labels(), .totals = totals_.rows(0, 2)});
+}
+
+const BucketHooks* Trainer::hooks_of(int64_t micro_batch) const {
+  const bool first = micro_batch == 0;
+  const bool last = micro_batch + 1 == batch_plan_.accumulation;
+  if (first) {
+    return last ? &only_hooks_ : &first_hooks_;
+  }
+  return last ? &last_hooks_ : nullptr;
+}
+
+bool Trainer::validation_is_due() const {
+  const int64_t every = config_.train.validate_every;
+  return validation_ &&
+         (progress_.step == batch_plan_.steps || (every > 0 && progress_.step % every == 0));
 }
 
 Trainer::StepResult Trainer::finish_step(double rate) {

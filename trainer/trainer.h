@@ -63,6 +63,10 @@ class Trainer {
   void load(const std::filesystem::path& checkpoint);
   void describe() const;
   StepMetrics step();
+  // Forward and backward of one micro-batch: its losses and gradients are added to the step's.
+  void micro_batch(const data::Batch& batch, const BucketHooks* hooks);
+  const BucketHooks* hooks_of(int64_t micro_batch) const;
+  bool validation_is_due() const;
   // Sums over the ranks, the update, and what both say.
   StepResult finish_step(double rate);
   void judge(const StepResult& result);

@@ -85,4 +85,7 @@ std::unique_ptr<Communicator> make_communicator(MpiEnvironment& mpi, Device devi
 // One rank alone, without MPI: tests and tools.
 std::unique_ptr<Communicator> make_single_communicator();
 
+// The MPI library and its version, on one line; may be asked at any time.
+std::string mpi_version();
+
 }  // namespace gsa

@@ -58,4 +58,13 @@ void MpiEnvironment::abort(int exit_code) {
   std::_Exit(exit_code);
 }
 
+std::string mpi_version() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
+  int length = 0;
+  MPI_Get_library_version(text.data(), &length);
+  // The name and number; what follows is where and by whom it was built.
+  const std::string whole(text.data());
+  return whole.substr(0, whole.find_first_of(",\n"));
+}
+
 }  // namespace gsa

@@ -92,12 +92,27 @@ void Engine::reserve(size_t bytes) {
   }
 }
 
+// Whether `reserved` covers the sequences; if not, it does from now on.
+bool Engine::covers(Reserved& reserved, const kernels::Sequences& sequences) {
+  const Reserved wanted{sequences.tokens(), sequences.count(), sequences.chunks()};
+  const bool covered = wanted.tokens <= reserved.tokens && wanted.sequences <= reserved.sequences &&
+                       wanted.chunks <= reserved.chunks;
+  if (!covered) {
+    reserved = wanted;
+  }
+  return covered;
+}
+
 void Engine::reserve_training(const kernels::Sequences& sequences) {
-  reserve(plan_training(config_, options_, sequences).arena_bytes);
+  if (!covers(for_training_, sequences)) {
+    reserve(plan_training(config_, options_, sequences).arena_bytes);
+  }
 }
 
 void Engine::reserve_reading(const kernels::Sequences& sequences, bool all_logits) {
-  reserve(plan_reading(config_, options_, sequences, all_logits).arena_bytes);
+  if (!covers(all_logits ? for_all_logits_ : for_reading_, sequences)) {
+    reserve(plan_reading(config_, options_, sequences, all_logits).arena_bytes);
+  }
 }
 
 Pass Engine::pass(const kernels::Sequences& sequences) {

@@ -54,13 +54,21 @@ class Engine {
   }
 
   // Makes the arena large enough for passes over `sequences`: training (forward and backward), or
-  // reading (losses, or the logits of every token if `all_logits`).
+  // reading (losses, or the logits of every token if `all_logits`). Costs nothing when it was made
+  // for as much before.
   void reserve_training(const kernels::Sequences& sequences);
   void reserve_reading(const kernels::Sequences& sequences, bool all_logits = false);
 
   Pass pass(const kernels::Sequences& sequences);
 
  private:
+  // What the arena was made for: it suffices for fewer tokens, sequences and chunks.
+  struct Reserved {
+    int64_t tokens = 0;
+    int64_t sequences = 0;
+    int64_t chunks = 0;
+  };
+  static bool covers(Reserved& reserved, const kernels::Sequences& sequences);
   void reserve(size_t bytes);
 
   ModelConfig config_;
@@ -69,6 +77,9 @@ class Engine {
   LanguageModel model_;
   Stream stream_;
   std::unique_ptr<Tape> tape_;
+  Reserved for_training_;
+  Reserved for_reading_;
+  Reserved for_all_logits_;
 };
 
 // The cost of a training micro-batch (`training`) or of reading, without running it.

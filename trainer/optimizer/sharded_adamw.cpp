@@ -153,6 +153,12 @@ void ShardedAdamW::wait_for_weights(int bucket) {
   compute_.wait(weights_done_[static_cast<size_t>(bucket)]);
 }
 
+void ShardedAdamW::wait_for_all_weights() {
+  for (int bucket = 0; bucket < parameters_.buckets(); ++bucket) {
+    wait_for_weights(bucket);
+  }
+}
+
 void ShardedAdamW::weights_from_masters() {
   for (int bucket = 0; bucket < parameters_.buckets(); ++bucket) {
     kernels::convert(compute_, {.input = state(masters, bucket),

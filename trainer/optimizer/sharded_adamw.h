@@ -46,6 +46,7 @@ class ShardedAdamW {
   void update(double learning_rate, const Tensor& totals, double nominal_tokens);
   // Later work on the compute stream sees the bucket's new weights.
   void wait_for_weights(int bucket);
+  void wait_for_all_weights();
 
   // [1] float64 on the device: the norm of the last step's gradient before clipping.
   Tensor norm() const { return scalars_.rows(1, 2); }

@@ -70,6 +70,14 @@ TEST_F(Training, AccumulationAndRecomputationDoNotChangeTheCurve) {
   EXPECT_EQ(train(1, "recomputed", "train.micro_batch=8 train.recompute=block"), plain);
 }
 
+TEST_F(Training, StatesBeginAnewAtDocumentsOnAnyNumberOfRanks) {
+  const std::string reset = "data.reset_state_at_documents=true";
+  const auto one = train(1, "documents-1", reset);
+  EXPECT_LT(loss_difference(train(2, "documents-2", reset), one), rank_tolerance);
+  // Other offsets are other losses: the option reaches the op.
+  EXPECT_GT(loss_difference(train(1, "no-documents"), one), rank_tolerance);
+}
+
 TEST_F(Training, WarmupStableDecayRuns) {
   const auto metrics =
       train(1, "wsd", "schedule.kind=wsd schedule.decay_tokens=2560 train.tokens=5120");
