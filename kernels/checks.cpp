@@ -50,6 +50,20 @@ void require_statistics(const ConstTensor& tensor, const ConstTensor& input, con
   require_dtype(tensor, accumulator(input.dtype()), what);
 }
 
+// What both norms' backward passes ask for.
+template <typename NormBackward>
+void check_norm_backward(const NormBackward& args) {
+  const ConstTensor& input = args.input;
+  require_present(input, 2, "input");
+  require_like(args.grad_output, input, "grad_output");
+  require_like(args.grad_input, input, "grad_input");
+  require_statistics(args.inverse_rms, input, "inverse_rms");
+  require_optional(args.weight, input.dtype(), {input.dim(1)}, "weight");
+  require_optional(args.grad_weight, accumulator(input.dtype()), {input.dim(1)}, "grad_weight");
+  require(bool(args.weight) == bool(args.grad_weight),
+          "a norm's weight and its gradient go together");
+}
+
 }  // namespace
 
 void EmbeddingForward::check() const {
@@ -80,13 +94,7 @@ void RmsNormForward::check() const {
 }
 
 void RmsNormBackward::check() const {
-  require_present(input, 2, "input");
-  require_like(grad_output, input, "grad_output");
-  require_like(grad_input, input, "grad_input");
-  require_statistics(inverse_rms, input, "inverse_rms");
-  require_optional(weight, input.dtype(), {input.dim(1)}, "weight");
-  require_optional(grad_weight, accumulator(input.dtype()), {input.dim(1)}, "grad_weight");
-  require(bool(weight) == bool(grad_weight), "a norm's weight and its gradient go together");
+  check_norm_backward(*this);
   if (grad_residual) {
     require_like(grad_residual, input, "grad_residual");
   }
@@ -100,13 +108,7 @@ void SwishRmsNormForward::check() const {
 }
 
 void SwishRmsNormBackward::check() const {
-  require_present(input, 2, "input");
-  require_like(grad_output, input, "grad_output");
-  require_like(grad_input, input, "grad_input");
-  require_statistics(inverse_rms, input, "inverse_rms");
-  require_optional(weight, input.dtype(), {input.dim(1)}, "weight");
-  require_optional(grad_weight, accumulator(input.dtype()), {input.dim(1)}, "grad_weight");
-  require(bool(weight) == bool(grad_weight), "a norm's weight and its gradient go together");
+  check_norm_backward(*this);
 }
 
 void Matmul::check() const {

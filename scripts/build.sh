@@ -23,6 +23,9 @@ case $kind in
   *) die "unknown build $kind (known: release, cuda, sanitize)" ;;
 esac
 
+# Paths below the repository do not count for ccache: a fresh clone finds what another one compiled.
+export CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=1
+
 folder=build/$kind
 log=$folder/configure.log
 mkdir -p "$folder"

@@ -101,6 +101,21 @@ void Block::run(Pass& pass, ResidualStream& stream, Tensor first_sum, Keep keep)
   tape.push(second_rms);
 }
 
+template <typename Layer>
+void Block::backward_layer(Pass& pass, const PreNorm& norm, Layer& layer, Tensor grad_stream) {
+  const Tensor rms = pass.tape.pop();
+  const Tensor sum = pass.tape.pop();
+  Tape::Scratch scratch(pass.tape);
+  const Tensor grad_normalized = scratch.tensor(pass.dtype, sum.shape());
+  {
+    Tape::Scratch inner(pass.tape);
+    const Tensor normalized = inner.tensor(pass.dtype, sum.shape());
+    norm.recompute(pass, sum, normalized, rms);
+    layer.backward(pass, normalized, grad_stream, grad_normalized);
+  }
+  norm.backward(pass, sum, rms, grad_normalized, grad_stream, grad_stream);
+}
+
 void Block::backward(Pass& pass, Tensor grad_stream, Tensor spare, Keep kept) {
   if (kept == Keep::input) {
     const Tensor sum = pass.tape.pop();
@@ -108,40 +123,12 @@ void Block::backward(Pass& pass, Tensor grad_stream, Tensor spare, Keep kept) {
     pass.tape.begin_frame();
     run(pass, stream, sum, Keep::everything);
   }
-  backward_glu(pass, grad_stream);
-  backward_mixer(pass, grad_stream);
+  backward_layer(pass, mlp_norm_, glu_, grad_stream);
+  backward_layer(pass, attn_norm_, *mixer_, grad_stream);
   if (kept == Keep::input) {
     pass.tape.end_frame();
   }
   pass.tape.end_frame();
-}
-
-void Block::backward_glu(Pass& pass, Tensor grad_stream) {
-  const Tensor rms = pass.tape.pop();
-  const Tensor sum = pass.tape.pop();
-  Tape::Scratch scratch(pass.tape);
-  const Tensor grad_normalized = scratch.tensor(pass.dtype, sum.shape());
-  {
-    Tape::Scratch inner(pass.tape);
-    const Tensor normalized = inner.tensor(pass.dtype, sum.shape());
-    mlp_norm_.recompute(pass, sum, normalized, rms);
-    glu_.backward(pass, normalized, grad_stream, grad_normalized);
-  }
-  mlp_norm_.backward(pass, sum, rms, grad_normalized, grad_stream, grad_stream);
-}
-
-void Block::backward_mixer(Pass& pass, Tensor grad_stream) {
-  const Tensor rms = pass.tape.pop();
-  const Tensor sum = pass.tape.pop();
-  Tape::Scratch scratch(pass.tape);
-  const Tensor grad_normalized = scratch.tensor(pass.dtype, sum.shape());
-  {
-    Tape::Scratch inner(pass.tape);
-    const Tensor normalized = inner.tensor(pass.dtype, sum.shape());
-    attn_norm_.recompute(pass, sum, normalized, rms);
-    mixer_->backward(pass, normalized, grad_stream, grad_normalized);
-  }
-  attn_norm_.backward(pass, sum, rms, grad_normalized, grad_stream, grad_stream);
 }
 
 }  // namespace gsa

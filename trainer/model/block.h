@@ -59,8 +59,10 @@ class Block {
 
  private:
   void run(Pass& pass, ResidualStream& stream, Tensor first_sum, Keep keep);
-  void backward_glu(Pass& pass, Tensor grad_stream);
-  void backward_mixer(Pass& pass, Tensor grad_stream);
+  // Backward of a norm and its layer: turns grad_stream from the gradient behind the layer into
+  // that before its norm.
+  template <typename Layer>
+  static void backward_layer(Pass& pass, const PreNorm& norm, Layer& layer, Tensor grad_stream);
 
   PreNorm attn_norm_;
   std::unique_ptr<TokenMixer> mixer_;
