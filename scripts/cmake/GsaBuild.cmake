@@ -67,5 +67,5 @@ function(gsa_test name)
     set(entries ${name})
   endif()
   set_tests_properties(${entries} PROPERTIES TIMEOUT 900
-    ENVIRONMENT "GSA_GOLDEN_DIR=$ENV{GSA_GOLDEN_DIR};GSA_BINARY=$<$<TARGET_EXISTS:gsa>:$<TARGET_FILE:gsa>>")
+    ENVIRONMENT "GSA_BINARY=$<$<TARGET_EXISTS:gsa>:$<TARGET_FILE:gsa>>")
 endfunction()
