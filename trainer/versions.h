@@ -1,4 +1,5 @@
-// Versions of the program and of the libraries it runs with, for checkpoints and `--version`.
+// Versions of the program and of what it runs with, for checkpoints (which add HDF5's) and
+// `--version`.
 #pragma once
 
 #include <map>

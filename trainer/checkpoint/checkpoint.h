@@ -110,7 +110,4 @@ std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path&
 // earlier step they differ); removes debris of interrupted writes. For one rank, while none writes.
 void apply_retention(const std::filesystem::path& directory, int64_t keep, int64_t keep_every);
 
-// The version of the HDF5 library: "1.10.8".
-std::string hdf5_version();
-
 }  // namespace gsa

@@ -95,12 +95,4 @@ void write_attribute(hid_t object, const char* name, const std::string& value,
   check_hdf5(H5Awrite(attribute, type, value.c_str()), file, what);
 }
 
-std::string hdf5_version() {
-  unsigned major = 0;
-  unsigned minor = 0;
-  unsigned release = 0;
-  H5get_libversion(&major, &minor, &release);
-  return std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(release);
-}
-
 }  // namespace gsa
