@@ -79,6 +79,7 @@ struct FromDecayedRows {
 template <int height, int width, typename Value, typename T, typename Start>
 inline void product_block(int64_t i, int64_t j, int64_t depth, const Left<T>& a, const Right<T>& b,
                           const Start& start, const Result<T>& c) {
+  // NOLINTNEXTLINE(bugprone-sizeof-expression): T is a number, Value one or a vector of them
   constexpr int64_t lanes = sizeof(Value) / sizeof(T);
   Value sums[height][width];
   for (int r = 0; r < height; ++r) {
