@@ -19,7 +19,7 @@ STAGES=(
   "unit      every test on the CPU, ranks under mpirun included"
   "cuda      build/cuda where nvcc is; its tests, which skip without a GPU"
   "sanitize  build and run the tests with address and undefined-behaviour sanitizers"
-  "tidy      clang-tidy over every C++ file"
+  "tidy      clang-tidy over every C++ file of the program and its libraries"
 )
 LOGS=build/test-logs
 readonly UNIT_TIMEOUT=600 # seconds for one test program; the slowest takes a tenth of it
