@@ -71,11 +71,14 @@ TEST_F(Training, AccumulationAndRecomputationDoNotChangeTheCurve) {
 }
 
 TEST_F(Training, StatesBeginAnewAtDocumentsOnAnyNumberOfRanks) {
-  const std::string reset = "data.reset_state_at_documents=true";
+  // At the tiny configuration's rate of 1e-2, training with states this short is unstable: a
+  // rounding of 4e-9 at the tenth step is a thousand times that at the fiftieth. At 1e-3 it stays.
+  const std::string stable = " optimizer.lr=1e-3 schedule.final_lr=1e-4";
+  const std::string reset = "data.reset_state_at_documents=true" + stable;
   const auto one = train(1, "documents-1", reset);
   EXPECT_LT(loss_difference(train(2, "documents-2", reset), one), rank_tolerance);
   // Other offsets are other losses: the option reaches the op.
-  EXPECT_GT(loss_difference(train(1, "no-documents"), one), rank_tolerance);
+  EXPECT_GT(loss_difference(train(1, "no-documents", stable), one), rank_tolerance);
 }
 
 TEST_F(Training, WarmupStableDecayRuns) {
