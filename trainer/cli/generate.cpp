@@ -126,6 +126,7 @@ int run_generate(const GenerateOptions& options) {
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   std::printf("\n");
+  std::fflush(stdout);  // the text before the message about it
   log_info(fmt::format("{} tokens in {:.2f} s, {:.1f} tokens/s; state {:.1f} KiB", made, seconds,
                        double(made) / seconds, double(generator.state_bytes()) / 1024.0));
   return exit_done;
