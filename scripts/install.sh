@@ -21,7 +21,7 @@ BUILD_PACKAGES=(
   libgtest-dev libbenchmark-dev
   python3 python3-numpy python3-matplotlib python3-h5py # plots, a look into checkpoints
 )
-TEST_PACKAGES=(git clang-format-14 shellcheck)
+TEST_PACKAGES=(git clang-format-14 shellcheck procps) # procps: pkill, for the test that kills a rank
 # The linter must know the standard library that it reads: release 14 knows that of Debian 12, and
 # not the newer one of Ubuntu 24.04, where scripts/test.sh skips the linter.
 LINT_PACKAGES=(clang-tidy-14)
