@@ -122,7 +122,7 @@ out_of_memory() { # a model that does not fit: one message that says what to cha
   timeout 60 "$gsa" train configs/gsa-1.3b.yaml train.micro_batch=512 train.batch_tokens=1048576 \
     data.train="$work/shards" data.validation= run.directory="$work/runs" run.name=large >"$log" 2>&1 || code=$?
   cat "$log"
-  [[ $code -eq 4 ]] && grep -qi 'memory' "$log" && grep -q 'micro_batch' "$log"
+  [[ $code -eq 4 ]] && grep -qi 'memory' "$log" && grep -q 'micro-batch' "$log"
 }
 
 # One of two ranks is sent a signal in the middle of a run: within a minute all have left, none with 0.
