@@ -120,7 +120,8 @@ too_many_ranks() { # more ranks than GPUs: one clear message, not a hang
 out_of_memory() { # a model that does not fit: one message that says what to change
   local log=$out/out-of-memory.txt code=0
   timeout 60 "$gsa" train configs/gsa-1.3b.yaml train.micro_batch=512 train.batch_tokens=1048576 \
-    data.train="$work/shards" data.validation= run.directory="$work/runs" run.name=large >"$log" 2>&1 || code=$?
+    data.train="$work/shards" data.validation= train.validate_every=0 \
+    run.directory="$work/runs" run.name=large >"$log" 2>&1 || code=$?
   cat "$log"
   [[ $code -eq 4 ]] && grep -qi 'memory' "$log" && grep -q 'micro-batch' "$log"
 }
@@ -172,7 +173,9 @@ check "same bits after a resume" same_bits_after_resume
 check "more ranks than GPUs" too_many_ranks
 check "a model larger than the GPU" out_of_memory
 for ranks in 2 4; do
-  [[ $ranks -le $gpus ]] && check "$ranks GPUs" same_curve "$ranks"
+  [[ $ranks -le $gpus ]] || continue
+  check "collectives on $ranks GPUs" mpirun --bind-to none -n "$ranks" "$(find_test nccl_test)" --gtest_brief=1
+  check "$ranks GPUs" same_curve "$ranks"
 done
 if [[ $gpus -ge 2 ]]; then
   check "a rank is killed" lost_rank KILL
