@@ -9,9 +9,11 @@
 #include <gtest/gtest.h>
 #include <sentencepiece_processor.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
+#include <stdexcept>
 
 #include "data/index.h"
 #include "data/shard.h"
@@ -23,29 +25,50 @@ namespace gsa::data::test {
 namespace {
 
 /// spm_encode takes a line for a document. Line feeds are given to it as a control character that
-/// the document does not hold and, as the line feed, no piece does: a byte token of its own.
+/// the document does not hold and that, as the line feed, no piece joins to another: both always
+/// become a token of their own.
 class LineFeeds {
  public:
-  explicit LineFeeds(const std::string& text) {
+  explicit LineFeeds(const sentencepiece::SentencePieceProcessor& model) : model_(model) {
     for (char c = 1; c < ' '; ++c) {
-      if (c != '\n' && text.find(c) == std::string::npos) stand_in_ = c;
+      if (c != '\n' && !joined(c)) candidates_ += c;
     }
+    EXPECT_FALSE(joined('\n'));
   }
-  [[nodiscard]] char stand_in() const { return stand_in_; }
 
+  [[nodiscard]] char stand_in(const std::string& text) const {
+    const size_t unused = std::find_if(candidates_.begin(), candidates_.end(),
+                                       [&](char c) { return text.find(c) == std::string::npos; }) -
+                          candidates_.begin();
+    if (unused == candidates_.size()) throw std::runtime_error("a text holds all candidates");
+    return candidates_[unused];
+  }
   [[nodiscard]] std::string hide(std::string text) const {
-    std::replace(text.begin(), text.end(), '\n', stand_in_);
+    std::replace(text.begin(), text.end(), '\n', stand_in(text));
     return text;
   }
-  void show(std::vector<int32_t>& ids, const sentencepiece::SentencePieceProcessor& model) const {
-    const auto id_of = [&](char c) {
-      return model.PieceToId(fmt::format("<0x{:02X}>", static_cast<unsigned>(c)));
-    };
-    std::replace(ids.begin(), ids.end(), int32_t{id_of(stand_in_)}, int32_t{id_of('\n')});
+  void show(const std::string& text, std::vector<int32_t>& ids) const {
+    std::replace(ids.begin(), ids.end(), id_of(stand_in(text)), id_of('\n'));
   }
 
  private:
-  char stand_in_ = 0;
+  /// Whether a piece holds the character beside others.
+  [[nodiscard]] bool joined(char c) const {
+    for (int id = 0; id < model_.GetPieceSize(); ++id) {
+      const std::string& piece = model_.IdToPiece(id);
+      if (piece.size() > 1 && piece.find(c) != std::string::npos) return true;
+    }
+    return false;
+  }
+  /// Of the piece that is this character, or else of its byte.
+  [[nodiscard]] int32_t id_of(char c) const {
+    const int32_t id = model_.PieceToId(std::string(1, c));
+    if (id != model_.unk_id()) return id;
+    return model_.PieceToId(fmt::format("<0x{:02X}>", static_cast<unsigned>(c)));
+  }
+
+  const sentencepiece::SentencePieceProcessor& model_;
+  std::string candidates_;
 };
 
 /// The ids that spm_encode prints for each text.
@@ -53,12 +76,10 @@ std::vector<std::vector<int32_t>> spm_encode(const std::vector<std::string>& tex
                                              const std::string& model, const TempFolder& folder) {
   sentencepiece::SentencePieceProcessor processor;
   EXPECT_TRUE(processor.Load(model).ok());
+  const LineFeeds line_feeds(processor);
   {
     std::ofstream lines(folder / "lines", std::ios::binary);
-    for (const auto& text : texts) {
-      EXPECT_NE(LineFeeds(text).stand_in(), 0) << "a document holds every control character";
-      lines << LineFeeds(text).hide(text) << '\n';
-    }
+    for (const auto& text : texts) lines << line_feeds.hide(text) << '\n';
   }
   const auto command = "spm_encode --output_format=id --model='" + model + "' < '" +
                        (folder / "lines").string() + "' > '" + (folder / "ids").string() + "'";
@@ -69,7 +90,7 @@ std::vector<std::vector<int32_t>> spm_encode(const std::vector<std::string>& tex
     std::istringstream numbers(line);
     auto& ids = all.emplace_back();
     for (int32_t id = 0; numbers >> id;) ids.push_back(id);
-    if (all.size() <= texts.size()) LineFeeds(texts[all.size() - 1]).show(ids, processor);
+    if (all.size() <= texts.size()) line_feeds.show(texts[all.size() - 1], ids);
   }
   return all;
 }
