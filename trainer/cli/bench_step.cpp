@@ -163,6 +163,7 @@ BenchResult bench_step(const Config& config, const BenchStepOptions& options, Se
   result.add("model_tflops", flops / 1e12);
   result.add("arena_gib", double(bench.engine().tape().capacity()) / bytes_per_gib);
   if (session.device == Device::cuda) {
+    result.add("memory_gib", double(device.memory_bytes) / bytes_per_gib);
     result.add("peak_memory_gib", double(device.memory_bytes - device.free_bytes) / bytes_per_gib);
   }
   const std::map<std::string, double> by_phase = phases(bench, seconds * 1e3);

@@ -66,6 +66,16 @@ TEST_F(Commands, InspectKnowsShardsCheckpointsAndRuns) {
   expect("inspect runs/tiny/checkpoints/step-00000030", {"model.embeddings.weight", "257 x 32"});
 }
 
+TEST_F(Commands, MegatronsFormatIsWrittenAndTrainedOn) {
+  expect("tokenize train.jsonl -o megatron -t bytes --to megatron --part 1/1",
+         {"megatron/text_document.bin"});
+  const Outcome trained = place_->gsa(
+      "train tiny.yaml run.name=from-megatron data.train=megatron/text_document "
+      "train.stop_after_steps=30");
+  ASSERT_EQ(trained.exit_code, stopped) << trained.output;
+  EXPECT_EQ(loss_difference(place_->metrics("from-megatron"), place_->metrics("tiny")), 0);
+}
+
 TEST_F(Commands, BenchWritesJson) {
   expect("bench step tiny.yaml --steps 2 --json step.json", {"tokens_per_second", "products"});
   expect("bench op --device cpu --length 64 --json op.json", {"forward_ms", "backward_ms"});
