@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
+#include <system_error>
 
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/config/error.h"
+#include "trainer/metrics/line_file.h"
 #include "trainer/metrics/log.h"
 
 namespace gsa {
@@ -32,11 +33,10 @@ void RunFolder::create() const {
 }
 
 void RunFolder::write_config(const Config& resolved) const {
-  std::ofstream file(config(), std::ios::trunc);
-  file << to_yaml(resolved);
-  file.close();
-  if (!file) {
-    refuse(config(), std::error_code(errno, std::generic_category()));
+  try {
+    replace_file(config(), to_yaml(resolved), /*durable=*/true);
+  } catch (const std::system_error& error) {
+    refuse(config(), error.code());
   }
 }
 

@@ -2,6 +2,8 @@
 //
 //   runs/NAME/config.yaml      the resolved configuration
 //   runs/NAME/metrics.jsonl    a line a step
+//   runs/NAME/events.jsonl     a line a start, stop, checkpoint and skipped step, over all starts
+//   runs/NAME/heartbeat.json   where the run is now
 //   runs/NAME/checkpoints/     step-00001000/ and so on
 #pragma once
 
@@ -23,6 +25,8 @@ struct RunFolder {
 
   std::filesystem::path config() const { return path / "config.yaml"; }
   std::filesystem::path metrics() const { return path / "metrics.jsonl"; }
+  std::filesystem::path events() const { return path / "events.jsonl"; }
+  std::filesystem::path heartbeat() const { return path / "heartbeat.json"; }
   std::filesystem::path checkpoints() const { return path / "checkpoints"; }
 
   // Makes the folders. Throws ConfigError with the path, the system's reason and the remedy.

@@ -55,6 +55,7 @@ struct CheckpointMetadata {
   int64_t tokens_seen = 0;
   int64_t next_sample = 0;  // data position: global number of the next window
   int64_t seed = 0;
+  std::vector<double> recent_losses;            // of the last steps that were applied, oldest first
   int ranks = 1;                                // that wrote it; filled in when written
   std::string config;                           // the resolved configuration, YAML
   std::map<std::string, std::string> versions;  // of the program and its libraries

@@ -19,6 +19,8 @@
 #include <string>
 #include <vector>
 
+#include "trainer/metrics/line_file.h"
+
 namespace gsa {
 
 // Loss on held-out text, in nats a token: over all of it, and by source.
@@ -47,6 +49,7 @@ struct StepMetrics {
   double loss = 0;                              // nats a token, mean over the step's counted tokens
   double learning_rate = 0;                     // that the step used
   double gradient_norm = 0;                     // global, before clipping
+  bool skipped = false;                         // nothing was changed; written where it is so
   std::optional<ValidationMetrics> validation;  // where the step ended with a validation
   StepTiming timing;
 
@@ -66,13 +69,10 @@ class MetricsWriter {
   // steps and what is no whole line (torn by a crash) are dropped: the file is rewritten to a
   // temporary one beside it, which then replaces it in one move. Throws std::system_error with the
   // path when it cannot be read or written.
-  explicit MetricsWriter(std::filesystem::path path, int64_t last_step = 0);
-  ~MetricsWriter();
-  MetricsWriter(const MetricsWriter&) = delete;
-  MetricsWriter& operator=(const MetricsWriter&) = delete;
+  explicit MetricsWriter(const std::filesystem::path& path, int64_t last_step = 0);
 
-  // Appends one line, whole or not at all, and hands it to the operating system, so that it
-  // outlives a killed process. Throws std::system_error (such as: no space left on device).
+  // Appends one line. Throws std::system_error (such as: no space left on device); the line is kept
+  // for the next time then, see LineFile.
   void write(const StepMetrics& metrics);
 
   // Waits until all lines are on the disk. Called when a checkpoint is made, it keeps the lines up
@@ -80,8 +80,7 @@ class MetricsWriter {
   void sync();
 
  private:
-  std::filesystem::path path_;
-  int file_ = -1;
+  LineFile file_;
 };
 
 // Every step of a metrics.jsonl, in the file's order; a torn last line is left out. Throws

@@ -67,6 +67,14 @@ TEST(MetricsLine, ReadsBackToTheSameBits) {
   EXPECT_EQ(from_json_line(to_json_line(metrics)), metrics);
 }
 
+TEST(MetricsLine, SaysWhereAStepWasSkipped) {
+  StepMetrics metrics = step_metrics(12);
+  EXPECT_EQ(to_json_line(metrics).find("skipped"), std::string::npos);
+  metrics.skipped = true;
+  EXPECT_NE(to_json_line(metrics).find("\"skipped\":1,\"timing\""), std::string::npos);
+  EXPECT_EQ(from_json_line(to_json_line(metrics)), metrics);
+}
+
 TEST(MetricsLine, NumbersThatAreNotFiniteAreNull) {
   StepMetrics metrics = step_metrics(1);
   metrics.loss = std::numeric_limits<double>::quiet_NaN();
@@ -185,8 +193,9 @@ TEST_F(MetricsFile, WhatCannotBeWrittenIsNamed) {
   EXPECT_THROW(read_metrics(path), std::system_error);
 }
 
-// A limit on the size of files stands in for a full disk: the line that does not fit is taken back.
-TEST_F(MetricsFile, ALineThatDoesNotFitIsTakenBack) {
+// A limit on the size of files stands in for a full disk: the line that does not fit is taken back,
+// and follows when there is room again.
+TEST_F(MetricsFile, ALineThatDoesNotFitIsTakenBackAndKept) {
   std::signal(SIGXFSZ, SIG_IGN);
   rlimit unlimited{};
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &unlimited), 0);
@@ -200,8 +209,8 @@ TEST_F(MetricsFile, ALineThatDoesNotFitIsTakenBack) {
   EXPECT_THROW(writer.write(step_metrics(3)), std::system_error);
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &unlimited), 0);
   EXPECT_EQ(read_metrics(path_), steps(1, 2));
-  writer.write(step_metrics(3));
-  EXPECT_EQ(read_metrics(path_), steps(1, 3));
+  writer.write(step_metrics(4));
+  EXPECT_EQ(read_metrics(path_), steps(1, 4));
 }
 
 }  // namespace
