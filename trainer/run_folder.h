@@ -36,13 +36,15 @@ struct RunFolder {
 };
 
 // The checkpoint to start from. `request` is "none", "auto" (the newest whole one of the run, or
-// none) or the path of a checkpoint or of a run. Throws ConfigError if a fresh start would
-// overwrite a run that has checkpoints, CheckpointError for a path without a whole checkpoint.
+// none) or the path of a checkpoint or of a run. One of the run's own sets later ones aside: the
+// run goes on from it, also at the next start with "auto". Throws ConfigError if a fresh start
+// would overwrite a run that has checkpoints, CheckpointError for a path without a whole
+// checkpoint.
 std::optional<std::filesystem::path> choose_checkpoint(const RunFolder& folder,
                                                        const std::string& request);
 
-// The checkpoint that `path` names: itself, or the newest whole one of a run. Throws
-// CheckpointError.
+// The checkpoint that `path` names: itself, or the newest whole one of a run; every byte of it has
+// been compared with its checksums. Throws CheckpointError.
 std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 
 }  // namespace gsa

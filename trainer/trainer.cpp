@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <fstream>
 
 #include "kernels/cross_entropy.h"
 #include "trainer/checkpoint_layout.h"
@@ -24,6 +26,17 @@ constexpr double flops_per_tflop = 1e12;
 
 Keep keep_of(const TrainConfig& config) {
   return config.recompute == "block" ? Keep::input : Keep::everything;
+}
+
+// What this process holds in memory now; absent where the machine does not say.
+std::optional<double> host_gib() {
+  std::ifstream file("/proc/self/statm");  // in pages: all that is mapped, what is in memory
+  double mapped = 0;
+  double resident = 0;
+  if (!(file >> mapped >> resident)) {
+    return std::nullopt;
+  }
+  return resident * double(sysconf(_SC_PAGESIZE)) / bytes_per_gib;
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -320,7 +333,8 @@ StepTiming Trainer::timing(double seconds, double waited) const {
   StepTiming timing{.seconds = seconds,
                     .tokens_per_second = double(batch_plan_.tokens_per_step) / seconds,
                     .data_wait_ms = waited * 1e3,
-                    .memory_gib = memory_gib()};
+                    .memory_gib = memory_gib(),
+                    .host_gib = host_gib()};
   const int ranks = session_.communicator->size();
   const double flops = model_flops_ * double(batch_plan_.accumulation) * ranks / seconds;
   timing.tflops = flops / flops_per_tflop;

@@ -197,6 +197,11 @@ ManifestFile parse_file(Reader& reader) {
 
 // The files must be the model's and one of each rank.
 void require_files(const Manifest& manifest, const Reader& reader) {
+  // Before a number of ranks that is not true makes names for a million of them.
+  if (manifest.files.size() > static_cast<size_t>(manifest.metadata.ranks) + 1) {
+    reader.fail("it lists more files than " + std::to_string(manifest.metadata.ranks) +
+                " ranks have");
+  }
   std::set<std::string> missing{model_file_name};
   for (int rank = 0; rank < manifest.metadata.ranks; ++rank) {
     missing.insert(rank_file_name(rank));

@@ -66,6 +66,7 @@ StepTiming read_timing(const JsonValue& object) {
   timing.tflops = optional_member(object, "tflops");
   timing.share_of_peak = optional_member(object, "share_of_peak");
   timing.memory_gib = optional_member(object, "memory_gib");
+  timing.host_gib = optional_member(object, "host_gib");
   return timing;
 }
 
@@ -82,6 +83,7 @@ void write_timing(const StepTiming& timing, JsonWriter& json) {
   if (timing.tflops) json.number("tflops", *timing.tflops);
   if (timing.share_of_peak) json.number("share_of_peak", *timing.share_of_peak);
   if (timing.memory_gib) json.number("memory_gib", *timing.memory_gib);
+  if (timing.host_gib) json.number("host_gib", *timing.host_gib);
   json.number("data_wait_ms", timing.data_wait_ms).end_object();
 }
 

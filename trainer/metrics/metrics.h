@@ -6,7 +6,7 @@
 //   {"step":12,"tokens_seen":49152,"loss":6.91,"learning_rate":0.0003,"gradient_norm":1.7,
 //    "validation":{"loss":6.8,"sources":{"RedPajamaC4":6.7}},
 //    "timing":{"seconds":0.8,"tokens_per_second":5120,"tflops":0.1,"memory_gib":0.4,
-//              "data_wait_ms":0.02}}
+//              "host_gib":0.4,"data_wait_ms":0.02}}
 //
 // Numbers are written so that they read back to the same bits; one that is not finite is null.
 // Fields whose value is not known are left out.
@@ -38,7 +38,8 @@ struct StepTiming {
   double data_wait_ms = 0;              // time that the step waited for its batches
   std::optional<double> tflops;         // 1e12 model operations a second
   std::optional<double> share_of_peak;  // of the devices' matrix peak: 0 to 1
-  std::optional<double> memory_gib;     // peak
+  std::optional<double> memory_gib;     // of the device; on the CPU the process's peak
+  std::optional<double> host_gib;       // what rank 0's process holds now
 
   bool operator==(const StepTiming&) const = default;
 };

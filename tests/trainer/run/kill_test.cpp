@@ -1,7 +1,7 @@
 // Runs killed at random moments, again and again: every start works, and what is there at the end
 // is to the bit what an undisturbed run leaves.
 //
-// GSA_KILLS is the number of kills (default 5; scripts/README.md says how to do hundreds) and
+// GSA_KILLS is the number of kills (default 5; tests/README.md says how to do hundreds) and
 // GSA_KILL_SEED the seed of their moments.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
