@@ -76,7 +76,11 @@ void shard(Bytes bytes) {
     read.document_starts(0, read.tokens(), starts);
     try {
       read.sources(0, sources);
-      read.totals_by_source();
+      int64_t documents = 0;
+      for (const auto& total : read.totals_by_source()) {
+        documents += total.documents;
+      }
+      require(documents == read.documents(), "every document has a source");
     } catch (const data::DataError&) {
     }
     try {
