@@ -132,6 +132,17 @@ void TokenStream::document_starts(int64_t begin, int64_t count,
   for_each_part(begin, count, [&](const TokenFile& file, int64_t inside, int64_t here) {
     const auto before = static_cast<std::ptrdiff_t>(starts.size());
     file.document_starts(inside, here, starts);
+    // What follows believes in them, and the files' payloads are not verified when they are opened.
+    int32_t least = 0;
+    std::for_each(starts.begin() + before, starts.end(), [&](int32_t start) {
+      if (start < least || start >= here) {
+        throw DataError(
+            fmt::format("{}: damaged: its documents' offsets are out of order; `gsa "
+                        "inspect` verifies a folder of shards",
+                        file.path().string()));
+      }
+      least = start;
+    });
     std::for_each(starts.begin() + before, starts.end(), [&](int32_t& start) { start += offset; });
     offset += static_cast<int32_t>(here);
   });

@@ -221,6 +221,15 @@ void Convert::check() const {
   require_contiguous(output, "output");
 }
 
+void Checksum::check() const {
+  require(bool(input), "input must be a tensor");
+  require_contiguous(input, "input");
+  require_shape(sum, {2}, "sum");
+  require_dtype(sum, DType::int32, "sum");
+  require(reinterpret_cast<uintptr_t>(sum.data()) % sizeof(uint64_t) == 0,
+          "sum must be aligned to 8 bytes");
+}
+
 int64_t Sequences::chunks() const {
   int64_t chunks = 0;
   for (size_t i = 0; i + 1 < host.size(); ++i) {

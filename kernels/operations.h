@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/activation.h"
+#include "kernels/checksum.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
 #include "kernels/glu.h"

@@ -107,6 +107,36 @@ TEST_F(NcclTest, AllReduceGivesEveryRankTheSameBits) {
   EXPECT_EQ(ranks_->broadcast_text(mine), mine);
 }
 
+TEST_F(NcclTest, ARankThatNeverComesIsNamedByTheOthers) {
+  if (mpi().size() == 1) {
+    GTEST_SKIP() << "one rank waits for nobody";
+  }
+  const auto host_ranks = testing::all_ranks();
+  constexpr double patience_seconds = 3;
+  const auto ranks = make_communicator(mpi(), Device::cuda, patience_seconds);
+  const int absent = ranks->size() - 1;
+  if (ranks->rank() != absent) {
+    Stream stream(Device::cuda);
+    const Buffer memory(Device::cuda, static_cast<size_t>(count) * sizeof(float));
+    const Tensor tensor = memory.tensor(DType::float32, {count});
+    fill_zero(stream, tensor);
+    ranks->all_reduce(stream, tensor);
+    std::string error;
+    try {
+      stream.synchronize();  // comes back when the watchdog has ended the collective
+      ranks->require_healthy();
+    } catch (const CommunicationError& failure) {
+      error = failure.what();
+    }
+    EXPECT_NE(error.find("all_reduce (collective 1) on rank " + std::to_string(ranks->rank())),
+              std::string::npos)
+        << error;
+    EXPECT_NE(error.find("rank " + std::to_string(absent) + " does not answer"), std::string::npos)
+        << error;
+  }
+  host_ranks->barrier();
+}
+
 TEST_F(NcclTest, EachRankOfAHostHasItsOwnGpu) {
   EXPECT_EQ(ranks_->local_size(), mpi().size());  // the test runs on one host
   EXPECT_LT(ranks_->local_rank(), cuda_device_count());

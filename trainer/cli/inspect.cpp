@@ -11,8 +11,8 @@
 
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/cli/commands.h"
+#include "trainer/cli/inspect_run.h"
 #include "trainer/config/error.h"
-#include "trainer/metrics/metrics.h"
 #include "trainer/metrics/progress.h"
 #include "trainer/run_folder.h"
 
@@ -61,29 +61,6 @@ int inspect_checkpoint(const std::filesystem::path& path) {
   return exit_done;
 }
 
-int inspect_run(const RunFolder& folder) {
-  const std::vector<StepMetrics> steps = read_metrics(folder.metrics());
-  std::printf("run %s\n", folder.path.c_str());
-  if (!steps.empty()) {
-    const StepMetrics& last = steps.back();
-    std::printf("  %zu steps, %s tokens, last loss %.4f\n", steps.size(),
-                human_count(double(last.tokens_seen)).c_str(), last.loss);
-  }
-  const StepMetrics* best = nullptr;
-  for (const StepMetrics& step : steps) {
-    if (step.validation && (best == nullptr || step.validation->loss < best->validation->loss)) {
-      best = &step;
-    }
-  }
-  if (best != nullptr) {
-    std::printf("  best validation loss %.4f at step %ld\n", best->validation->loss, best->step);
-  }
-  for (const std::filesystem::path& checkpoint : list_checkpoints(folder.checkpoints())) {
-    std::printf("  checkpoint %s\n", checkpoint.filename().c_str());
-  }
-  return exit_done;
-}
-
 int run_inspect(const InspectArguments& arguments) {
   const std::filesystem::path& path = arguments.path;
   if (!std::filesystem::exists(path)) {
@@ -94,7 +71,7 @@ int run_inspect(const InspectArguments& arguments) {
   }
   const RunFolder folder(path);
   if (std::filesystem::exists(folder.metrics())) {
-    return inspect_run(folder);
+    return inspect_run(folder.path);
   }
   return inspect_shards(arguments);
 }

@@ -276,6 +276,12 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
     fail(path, fmt::format("cannot read this configuration: {}", why.message()));
   };
   if (std::filesystem::is_directory(path)) refuse(std::make_error_code(std::errc::is_a_directory));
+  constexpr uintmax_t kLargestFile = 16 << 20;
+  std::error_code unknown;
+  if (const uintmax_t bytes = std::filesystem::file_size(path, unknown);
+      !unknown && bytes > kLargestFile) {
+    refuse(std::make_error_code(std::errc::file_too_large));
+  }
   std::ifstream file(path, std::ios::binary);
   if (!file) refuse(std::error_code(errno, std::generic_category()));
   const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};

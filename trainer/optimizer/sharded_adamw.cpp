@@ -96,7 +96,8 @@ void ShardedAdamW::reduce(int bucket) {
   done.record(communication_);
 }
 
-void ShardedAdamW::update(double learning_rate, const Tensor& totals, double nominal_tokens) {
+void ShardedAdamW::update(double learning_rate, const Tensor& totals, double nominal_tokens,
+                          double loss_limit) {
   const Tensor squared = scalars_.rows(0, 1);
   const Tensor scale = scalars_.rows(2, 3);
   fill_zero(compute_, squared);
@@ -110,7 +111,8 @@ void ShardedAdamW::update(double learning_rate, const Tensor& totals, double nom
                                  .totals = totals.rows(0, 2),
                                  .nominal_tokens = nominal_tokens,
                                  .max_norm = config_.clip,
-                                 .norm = norm(),
+                                 .loss_limit = loss_limit,
+                                 .norm = scalars_.rows(1, 2),
                                  .scale = scale});
   ++updates_;
   for (int bucket = 0; bucket < parameters_.buckets(); ++bucket) {
