@@ -57,6 +57,11 @@ void check_norm_backward(const NormBackward& args) {
   require_present(input, 2, "input");
   require_like(args.grad_output, input, "grad_output");
   require_like(args.grad_input, input, "grad_input");
+  if (args.output) {
+    require_like(args.output, input, "output");
+    require(args.output.data() != args.grad_input.data(),
+            "a norm's output and its input's gradient need memory of their own");
+  }
   require_statistics(args.inverse_rms, input, "inverse_rms");
   require_optional(args.weight, input.dtype(), {input.dim(1)}, "weight");
   require_optional(args.grad_weight, accumulator(input.dtype()), {input.dim(1)}, "grad_weight");
