@@ -13,6 +13,7 @@
 #include "trainer/loader_options.h"
 #include "trainer/metrics/log.h"
 #include "trainer/optimizer/schedule.h"
+#include "trainer/products.h"
 #include "trainer/versions.h"
 
 namespace gsa {
@@ -55,11 +56,13 @@ Trainer::Trainer(const Config& config, Session& session, const std::string& resu
   only_hooks_ = {first_hooks_.before_use, last_hooks_.gradients_ready};
 
   const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
-  engine_.reserve_training(sequences.view(session.device));
   EngineOptions without_recompute = engine_.options();
   without_recompute.keep = Keep::everything;
-  model_flops_ =
-      plan_training(config.model, without_recompute, sequences.view(session.device)).flops;
+  const PassCost cost =
+      plan_training(config.model, without_recompute, sequences.view(session.device));
+  model_flops_ = cost.flops;
+  prepare_products(session, engine_.stream(), cost.products);
+  engine_.reserve_training(sequences.view(session.device));
   start(resume);
 }
 

@@ -7,6 +7,9 @@
 //
 // The algorithm of a product, cuBLASLt's first proposal or the choice of matmul_choice.cu, is kept,
 // by shapes, strides, types and alignment, for as long as the thread lives.
+#include <algorithm>
+#include <array>
+
 #include "kernels/backends.h"
 #include "kernels/cuda/matmul_library.h"
 #include "kernels/cuda/workspace.h"
@@ -101,22 +104,22 @@ MatmulLibrary::~MatmulLibrary() {
   cublasLtDestroy(handle_);
 }
 
-std::vector<cublasLtMatmulAlgo_t> MatmulLibrary::proposals(const Matmul& args, int most) const {
+std::vector<ProductAlgorithm> MatmulLibrary::proposals(const Matmul& args, int most) const {
   ProductPlan plan = plan_of(args);
   cublasLtMatmulPreferenceOpaque_t preference = preference_of(args);
-  std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(most));
+  std::array<cublasLtMatmulHeuristicResult_t, MatmulLibrary::most_proposals> found{};
   int count = 0;
-  const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(handle_, &plan.product, &plan.b, &plan.a, &plan.c, &plan.c,
-                                     &preference, most, found.data(), &count);
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      handle_, &plan.product, &plan.b, &plan.a, &plan.c, &plan.c, &preference,
+      std::min(most, most_proposals), found.data(), &count);
   if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
     throw DeviceError("cuBLASLt has no algorithm for the product " + text_of(args) + ": " +
                       cublasLtGetStatusString(status));
   }
-  std::vector<cublasLtMatmulAlgo_t> algorithms;
+  std::vector<ProductAlgorithm> algorithms;
   for (int i = 0; i < count; ++i) {
     if (found[size_t(i)].state == CUBLAS_STATUS_SUCCESS) {
-      algorithms.push_back(found[size_t(i)].algo);
+      algorithms.push_back({found[size_t(i)].algo});
     }
   }
   return algorithms;
@@ -133,16 +136,16 @@ ProductPlan& MatmulLibrary::plan(const Matmul& args) {
   return plans_.emplace(key, plan).first->second;
 }
 
-bool MatmulLibrary::choose(const Matmul& args, const cublasLtMatmulAlgo_t& algorithm) {
+bool MatmulLibrary::choose(const Matmul& args, const ProductAlgorithm& algorithm) {
   ProductPlan plan = plan_of(args);
   plan.algorithm = algorithm;
   cublasLtMatmulHeuristicResult_t result{};
-  const cublasStatus_t status = cublasLtMatmulAlgoCheck(handle_, &plan.product, &plan.b, &plan.a,
-                                                        &plan.c, &plan.c, &plan.algorithm, &result);
+  const cublasStatus_t status = cublasLtMatmulAlgoCheck(
+      handle_, &plan.product, &plan.b, &plan.a, &plan.c, &plan.c, &plan.algorithm.value, &result);
   if (status != CUBLAS_STATUS_SUCCESS || result.workspaceSize > matmul_workspace_bytes) {
     return false;
   }
-  plans_[product_key(args)] = plan;
+  plans_.insert_or_assign(product_key(args), plan);
   return true;
 }
 
@@ -150,10 +153,11 @@ void MatmulLibrary::run(Stream& stream, ProductPlan& plan, const Matmul& args,
                         std::byte* workspace) const {
   const float one = 1;
   const float keep = args.accumulate == Accumulate::yes ? 1 : 0;
-  check_library(cublasLtMatmul(handle_, &plan.product, &one, args.b.data(), &plan.b, args.a.data(),
-                               &plan.a, &keep, args.c.data(), &plan.c, args.c.data(), &plan.c,
-                               &plan.algorithm, workspace, matmul_workspace_bytes, native(stream)),
-                "cublasLtMatmul");
+  check_library(
+      cublasLtMatmul(handle_, &plan.product, &one, args.b.data(), &plan.b, args.a.data(), &plan.a,
+                     &keep, args.c.data(), &plan.c, args.c.data(), &plan.c, &plan.algorithm.value,
+                     workspace, matmul_workspace_bytes, native(stream)),
+      "cublasLtMatmul");
 }
 
 MatmulLibrary& matmul_library() {

@@ -14,7 +14,6 @@
 namespace gsa::kernels::cuda {
 namespace {
 
-constexpr int most_proposals = 16;
 constexpr int first_runs = 3;
 constexpr double within = 1.04;  // of the best: who goes on to the turns
 constexpr int turns = 4;
@@ -79,7 +78,7 @@ class Measurement {
   }
 
   // Milliseconds of one of `runs` runs in a row.
-  double time(const cublasLtMatmulAlgo_t& algorithm, int runs) {
+  double time(const ProductAlgorithm& algorithm, int runs) {
     plan_.algorithm = algorithm;
     begin_.record(stream_);
     for (int i = 0; i < runs; ++i) {
@@ -104,7 +103,7 @@ class Measurement {
 
 // Mean milliseconds of each of the algorithms, taken in turns.
 std::vector<double> time_in_turns(Measurement& measurement,
-                                  const std::vector<cublasLtMatmulAlgo_t>& algorithms,
+                                  const std::vector<ProductAlgorithm>& algorithms,
                                   double estimate_ms) {
   const int runs = std::max(1, int(turn_ms / estimate_ms));
   std::vector<double> sums(algorithms.size(), 0.0);
@@ -119,9 +118,9 @@ std::vector<double> time_in_turns(Measurement& measurement,
 constexpr int hex = 16;
 constexpr size_t word_digits = 16;
 
-std::string text_of(const cublasLtMatmulAlgo_t& algorithm) {
+std::string text_of(const ProductAlgorithm& algorithm) {
   std::string text;
-  for (const uint64_t word : algorithm.data) {
+  for (const uint64_t word : algorithm.value.data) {
     char digits[word_digits];
     const auto end = std::to_chars(digits, digits + word_digits, word, hex).ptr;
     text += std::string(word_digits - size_t(end - digits), '0') + std::string(digits, end);
@@ -129,13 +128,14 @@ std::string text_of(const cublasLtMatmulAlgo_t& algorithm) {
   return text;
 }
 
-bool parse(const std::string& text, cublasLtMatmulAlgo_t& algorithm) {
-  if (text.size() != std::size(algorithm.data) * word_digits) {
+bool parse(const std::string& text, ProductAlgorithm& algorithm) {
+  if (text.size() != std::size(algorithm.value.data) * word_digits) {
     return false;
   }
-  for (size_t i = 0; i < std::size(algorithm.data); ++i) {
+  for (size_t i = 0; i < std::size(algorithm.value.data); ++i) {
     const char* begin = text.data() + i * word_digits;
-    const auto [end, error] = std::from_chars(begin, begin + word_digits, algorithm.data[i], hex);
+    const auto [end, error] =
+        std::from_chars(begin, begin + word_digits, algorithm.value.data[i], hex);
     if (error != std::errc() || end != begin + word_digits) {
       return false;
     }
@@ -155,16 +155,16 @@ std::string product_library() {
 }
 
 ProductMeasurement measure_product(Stream& stream, const Matmul& product) {
-  const auto proposals = matmul_library().proposals(product, most_proposals);
+  const auto proposals = matmul_library().proposals(product, MatmulLibrary::most_proposals);
   Measurement measurement(stream, product);
   std::vector<double> times;
-  for (const cublasLtMatmulAlgo_t& algorithm : proposals) {
+  for (const ProductAlgorithm& algorithm : proposals) {
     measurement.time(algorithm, 1);  // loads its code
     times.push_back(measurement.time(algorithm, first_runs));
   }
   const double best = *std::min_element(times.begin(), times.end());
   // The first proposal always goes on: it is what the others are compared with.
-  std::vector<cublasLtMatmulAlgo_t> finalists{proposals.front()};
+  std::vector<ProductAlgorithm> finalists{proposals.front()};
   for (size_t i = 1; i < proposals.size(); ++i) {
     if (times[i] <= best * within) {
       finalists.push_back(proposals[i]);
@@ -179,7 +179,7 @@ ProductMeasurement measure_product(Stream& stream, const Matmul& product) {
 }
 
 bool choose_product(const Matmul& product, const std::string& algorithm) {
-  cublasLtMatmulAlgo_t parsed{};
+  ProductAlgorithm parsed{};
   return parse(algorithm, parsed) && matmul_library().choose(product, parsed);
 }
 

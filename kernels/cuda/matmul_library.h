@@ -18,6 +18,12 @@ void check_library(cublasStatus_t status, const char* what);
 // "[m, k] x [k, n] in bfloat16", for messages.
 std::string text_of(const Matmul& args);
 
+// An algorithm of cuBLASLt. In a type with a name of its own, for nvcc does not compile containers
+// of the library's unnamed one.
+struct ProductAlgorithm {
+  cublasLtMatmulAlgo_t value;
+};
+
 // A product as cuBLASLt knows it, with an algorithm. Its members own nothing: they are the
 // library's plain structures.
 struct ProductPlan {
@@ -25,12 +31,14 @@ struct ProductPlan {
   cublasLtMatrixLayoutOpaque_t a;
   cublasLtMatrixLayoutOpaque_t b;
   cublasLtMatrixLayoutOpaque_t c;
-  cublasLtMatmulAlgo_t algorithm;
+  ProductAlgorithm algorithm;
 };
 
 // cuBLASLt on one device, for one thread.
 class MatmulLibrary {
  public:
+  static constexpr int most_proposals = 16;
+
   MatmulLibrary();
   ~MatmulLibrary();
   MatmulLibrary(const MatmulLibrary&) = delete;
@@ -41,9 +49,9 @@ class MatmulLibrary {
   ProductPlan& plan(const Matmul& args);
   // Up to `most` algorithms for the product, as the heuristics rank them. Throws DeviceError if
   // there is none.
-  std::vector<cublasLtMatmulAlgo_t> proposals(const Matmul& args, int most) const;
+  std::vector<ProductAlgorithm> proposals(const Matmul& args, int most) const;
   // Has `plan` give this algorithm from now on; false if the library does not take it.
-  bool choose(const Matmul& args, const cublasLtMatmulAlgo_t& algorithm);
+  bool choose(const Matmul& args, const ProductAlgorithm& algorithm);
 
   // Queues the product.
   void run(Stream& stream, ProductPlan& plan, const Matmul& args, std::byte* workspace) const;

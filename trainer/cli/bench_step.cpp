@@ -9,6 +9,7 @@
 #include "trainer/device_batch.h"
 #include "trainer/model/engine.h"
 #include "trainer/optimizer/sharded_adamw.h"
+#include "trainer/products.h"
 
 namespace gsa {
 namespace {
@@ -56,7 +57,10 @@ class StepBench {
     optimizer_.initialize(config.run.seed, config.model.init_std);
     host_batch_ = random_batch(config, session.communicator->rank());
     const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
-    engine_.reserve_training(sequences.view(session.device));
+    const auto view = sequences.view(session.device);
+    prepare_products(session, engine_.stream(),
+                     plan_training(config.model, engine_.options(), view).products);
+    engine_.reserve_training(view);
     hooks_[0].before_use = [this](int bucket) { optimizer_.wait_for_weights(bucket); };
     hooks_[1].gradients_ready = [this](int bucket) { optimizer_.reduce(bucket); };
     hooks_[2] = {hooks_[0].before_use, hooks_[1].gradients_ready};
