@@ -1,4 +1,6 @@
 // The checks of operations' arguments that all backends share.
+#include <limits>
+
 #include "kernels/operations.h"
 
 namespace gsa::kernels {
@@ -224,6 +226,17 @@ void Convert::check() const {
   require(input.count() == output.count(), "convert needs tensors of one size");
   require_contiguous(input, "input");
   require_contiguous(output, "output");
+}
+
+void NormalFill::check() const {
+  require_present(output, 1, "output");
+  require_dtype(output, DType::float32, "output");
+  require_contiguous(output, "output");
+  require(output.count() <= std::numeric_limits<int32_t>::max(),
+          "normal_fill takes fewer than 2^31 elements");
+  require_present(doubtful, 1, "doubtful");
+  require_dtype(doubtful, DType::int32, "doubtful");
+  require(doubtful.count() >= 1, "doubtful must have room for its count");
 }
 
 int64_t Sequences::chunks() const {

@@ -84,6 +84,9 @@ void Block::run(Pass& pass, ResidualStream& stream, Tensor first_sum, Keep keep)
   tape.push(first_sum);
   tape.push(first_rms);
 
+  if (keep == Keep::everything) {
+    tape.begin_frame();  // the channel mixer's, which goes back first
+  }
   const Tensor second_sum =
       keep == Keep::everything ? tape.allocate(pass.dtype, shape) : stream.transient;
   const Tensor second_rms = tape.allocate(pass.statistics(), {pass.tokens()});
@@ -115,6 +118,7 @@ void Block::backward(Pass& pass, Tensor grad_stream, Tensor spare, Keep kept) {
     run(pass, stream, sum, Keep::everything);
   }
   backward_layer(pass, mlp_norm_, glu_, grad_stream);
+  pass.tape.end_frame();
   backward_layer(pass, attn_norm_, *mixer_, grad_stream);
   if (kept == Keep::input) {
     pass.tape.end_frame();

@@ -14,17 +14,9 @@
 #include "trainer/config/config.h"
 #include "trainer/distributed/communicator.h"
 #include "trainer/model/parameters.h"
+#include "trainer/optimizer/shard_range.h"
 
 namespace gsa {
-
-// A contiguous part of one parameter in this rank's shard: elements [begin, end) of the parameter
-// at `offset` of the shard.
-struct ShardRange {
-  size_t parameter = 0;
-  int64_t begin = 0;
-  int64_t end = 0;
-  int64_t offset = 0;
-};
 
 class ShardedAdamW {
  public:
@@ -74,6 +66,7 @@ class ShardedAdamW {
   void lay_out();
   void gather(int bucket);
   Tensor own(const Tensor& bucket_tensor, int bucket) const;
+  Tensor whole_state(size_t which) const;
   Tensor state(size_t which, int bucket) const;
   void weights_from_masters();
 
