@@ -1,10 +1,9 @@
 // The algorithms of a run's matrix products: measured once for a kind of GPU and a version of the
 // library, kept in a file, and the same for all ranks.
 //
-// The file is GSA_PRODUCT_CACHE/products-GPU-LIBRARY.txt; without that variable the folder is
-// $XDG_CACHE_HOME/gsa, or ~/.cache/gsa. Where nothing can be kept, and with GSA_PRODUCT_CACHE=off,
-// products take what the library proposes first. A file that is damaged is measured anew, with a
-// line to say so.
+// The file (trainer/product_file.h) lies in the user's cache, or in the folder GSA_PRODUCT_CACHE.
+// Where nothing can be kept, and with GSA_PRODUCT_CACHE=off, products take what the library
+// proposes first.
 //
 // A run that is stopped and resumed finds its choices in the file and gives the same bits as
 // without the stop. If the file was lost in between, or the run goes on on another machine, what is

@@ -47,6 +47,7 @@ struct BackwardArguments {
   float* partial;  // [blocks, columns]
   int64_t rows;
   int columns;
+  float inverse_columns;  // 1 / columns
 
   int operands() const { return grad_residual ? 3 : 2; }
 };
@@ -145,31 +146,46 @@ struct WeighedRow {
   float sigmoids[count][width];  // with swish: exponentials are what is scarce here
 };
 
+// A thread's columns, the same for all rows of its block.
+template <typename T, int width, int count>
+struct Columns {
+  bool inside[count];
+  float weight[count][width];  // absent weights are ones
+  float weight_gradient[count][width] = {};
+
+  __device__ explicit Columns(const BackwardArguments<T>& args) {
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      const int column = Slice<T, width, count>::column(i);
+      inside[i] = column < args.columns;
+      if (inside[i]) {
+        load_weight(args.weight, column, weight[i]);
+      }
+    }
+  }
+};
+
 // Adds to the weight's gradient and returns the sum of g x over this thread's columns.
 template <Activation activation, typename T, int width, int count>
-__device__ float weigh_row(const BackwardArguments<T>& args,
-                           const OperandSlices<T, width, count>& slices, float r,
-                           WeighedRow<width, count>& row, float (&weight_gradient)[count][width]) {
+__device__ float weigh_row(const OperandSlices<T, width, count>& slices, float r,
+                           Columns<T, width, count>& columns, WeighedRow<width, count>& row) {
   float products = 0;
 #pragma unroll
   for (int i = 0; i < count; ++i) {
-    const int column = Slice<T, width, count>::column(i);
-    if (column >= args.columns) {
+    if (!columns.inside[i]) {
       continue;
     }
     float x[width];
-    float w[width];
     slices.input.vectors[i].unpack(x);
     slices.grad_output.vectors[i].unpack(row.g[i]);
-    load_weight(args.weight, column, w);
 #pragma unroll
     for (int j = 0; j < width; ++j) {
       if constexpr (activation == Activation::swish) {
         row.sigmoids[i][j] = sigmoid(x[j]);
         x[j] *= row.sigmoids[i][j];
       }
-      weight_gradient[i][j] += row.g[i][j] * x[j] * r;
-      row.g[i][j] *= w[j];
+      columns.weight_gradient[i][j] += row.g[i][j] * x[j] * r;
+      row.g[i][j] *= columns.weight[i][j];
       products += row.g[i][j] * x[j];
     }
   }
@@ -178,27 +194,25 @@ __device__ float weigh_row(const BackwardArguments<T>& args,
 
 // Writes the norm's output of the row, as forward computes it.
 template <Activation activation, typename T, int width, int count>
-__device__ void write_output(const BackwardArguments<T>& args, int64_t at, float r,
+__device__ void write_output(const Rows<T>& output, int64_t at, float r,
                              const Slice<T, width, count>& input,
+                             const Columns<T, width, count>& columns,
                              const WeighedRow<width, count>& row) {
 #pragma unroll
   for (int i = 0; i < count; ++i) {
-    const int column = Slice<T, width, count>::column(i);
-    if (column >= args.columns) {
+    if (!columns.inside[i]) {
       continue;
     }
     float x[width];
-    float w[width];
     input.vectors[i].unpack(x);
-    load_weight(args.weight, column, w);
 #pragma unroll
     for (int j = 0; j < width; ++j) {
       if constexpr (activation == Activation::swish) {
         x[j] *= row.sigmoids[i][j];
       }
-      x[j] *= r * w[j];
+      x[j] *= r * columns.weight[i][j];
     }
-    store(args.output.at(at, column), x);
+    store(output.at(at, Slice<T, width, count>::column(i)), x);
   }
 }
 
@@ -206,11 +220,11 @@ __device__ void write_output(const BackwardArguments<T>& args, int64_t at, float
 template <Activation activation, typename T, int width, int count>
 __device__ void write_gradient(const BackwardArguments<T>& args, int64_t at, float r, float shrink,
                                const OperandSlices<T, width, count>& slices,
+                               const Columns<T, width, count>& columns,
                                WeighedRow<width, count>& row) {
 #pragma unroll
   for (int i = 0; i < count; ++i) {
-    const int column = Slice<T, width, count>::column(i);
-    if (column >= args.columns) {
+    if (!columns.inside[i]) {
       continue;
     }
     float x[width];
@@ -228,7 +242,7 @@ __device__ void write_gradient(const BackwardArguments<T>& args, int64_t at, flo
         row.g[i][j] = r * (row.g[i][j] - x[j] * shrink) + added[j];
       }
     }
-    store(args.grad_input.at(at, column), row.g[i]);
+    store(args.grad_input.at(at, Slice<T, width, count>::column(i)), row.g[i]);
   }
 }
 
@@ -239,7 +253,7 @@ __global__ void __launch_bounds__(norm_max_threads, resident_blocks(width* count
   __shared__ float sums[sum_buffers][norm_max_warps];
   extern __shared__ __align__(access_bytes) std::byte staged_rows[];
   const RowsAhead<T, width, count> ahead(args, staged_rows);
-  float weight_gradient[count][width] = {};
+  Columns<T, width, count> columns(args);
   const int64_t stride = gridDim.x;
 #pragma unroll
   for (int stage = 0; stage < norm_stages<T>; ++stage) {
@@ -252,16 +266,17 @@ __global__ void __launch_bounds__(norm_max_threads, resident_blocks(width* count
     OperandSlices<T, width, count> slices;
     WeighedRow<width, count> row;
     ahead.receive(stage, at, slices);
-    const float products = weigh_row<activation>(args, slices, r, row, weight_gradient);
+    const float products = weigh_row<activation>(slices, r, columns, row);
     ahead.request(stage, at + norm_stages<T> * stride);
     stage = stage + 1 == norm_stages<T> ? 0 : stage + 1;
     const float next_r = at + stride < args.rows ? args.inverse_rms[at + stride] : 0.0F;
     if (args.output) {
-      write_output<activation>(args, at, r, slices.input, row);
+      write_output<activation>(args.output, at, r, slices.input, columns, row);
     }
     const float total = block_reduce(products, sums[buffer], Add{});
     buffer = 1 - buffer;
-    write_gradient<activation>(args, at, r, r * r * total / float(args.columns), slices, row);
+    write_gradient<activation>(args, at, r, r * r * total * args.inverse_columns, slices, columns,
+                               row);
     r = next_r;
   }
   if (args.partial == nullptr) {
@@ -269,9 +284,9 @@ __global__ void __launch_bounds__(norm_max_threads, resident_blocks(width* count
   }
 #pragma unroll
   for (int i = 0; i < count; ++i) {
-    const int column = Slice<T, width, count>::column(i);
-    if (column < args.columns) {
-      store(args.partial + int64_t(blockIdx.x) * args.columns + column, weight_gradient[i]);
+    if (columns.inside[i]) {
+      store(args.partial + int64_t(blockIdx.x) * args.columns + Slice<T, width, count>::column(i),
+            columns.weight_gradient[i]);
     }
   }
 }
@@ -347,7 +362,8 @@ void rms_norm_backward(Stream& stream, const RmsNormBackward& args, std::byte* w
         rows_of<T>(args.output),
         args.grad_weight ? reinterpret_cast<float*>(workspace) : nullptr,
         args.input.dim(0),
-        int(args.input.dim(1))};
+        int(args.input.dim(1)),
+        1.0F / float(args.input.dim(1))};
     launch_backward<T, Activation::none>(
         stream, kernel, elements_of<float>(args.grad_weight),
         are_aligned(args.input, args.weight, args.grad_output, args.grad_residual, args.grad_input,
@@ -370,7 +386,8 @@ void swish_rms_norm_backward(Stream& stream, const SwishRmsNormBackward& args,
         rows_of<T>(args.output),
         args.grad_weight ? reinterpret_cast<float*>(workspace) : nullptr,
         args.input.dim(0),
-        int(args.input.dim(1))};
+        int(args.input.dim(1)),
+        1.0F / float(args.input.dim(1))};
     launch_backward<T, Activation::swish>(
         stream, kernel, elements_of<float>(args.grad_weight),
         are_aligned(args.input, args.weight, args.grad_output, args.grad_input, args.output),

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/optimizer.h"
+#include "trainer/distributed/collective.h"
 #include "trainer/optimizer/initial_weights.h"
 
 namespace gsa {
@@ -100,7 +101,7 @@ void ShardedAdamW::update(double learning_rate, const Tensor& totals, double nom
   const Tensor scale = scalars_.rows(2, 3);
   fill_zero(compute_, squared);
   for (int bucket = 0; bucket < parameters_.buckets(); ++bucket) {
-    compute_.wait(gradients_done_[static_cast<size_t>(bucket)]);
+    wait_for(gradients_done_[static_cast<size_t>(bucket)]);
     kernels::squared_norm(
         compute_, {.input = own(parameters_.bucket_gradients(bucket), bucket), .sum = squared});
   }
@@ -149,7 +150,16 @@ void ShardedAdamW::gather(int bucket) {
 }
 
 void ShardedAdamW::wait_for_weights(int bucket) {
-  compute_.wait(weights_done_[static_cast<size_t>(bucket)]);
+  wait_for(weights_done_[static_cast<size_t>(bucket)]);
+}
+
+void ShardedAdamW::wait_for(const Event& collective) {
+  if (communicator_.size() == 1) {
+    compute_.wait(collective);
+    return;
+  }
+  const ObservedCollective observed(compute_);
+  compute_.wait(collective);
 }
 
 void ShardedAdamW::wait_for_all_weights() {

@@ -64,6 +64,8 @@ class ShardedAdamW {
     int64_t shard_offset = 0;
   };
   void lay_out();
+  // Later work on the compute stream waits for a collective.
+  void wait_for(const Event& collective);
   void gather(int bucket);
   Tensor own(const Tensor& bucket_tensor, int bucket) const;
   Tensor whole_state(size_t which) const;
