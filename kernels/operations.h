@@ -8,5 +8,6 @@
 #include "kernels/glu.h"
 #include "kernels/gsa.h"
 #include "kernels/matmul.h"
+#include "kernels/normal.h"
 #include "kernels/optimizer.h"
 #include "kernels/rms_norm.h"

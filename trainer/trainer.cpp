@@ -14,6 +14,7 @@
 #include "trainer/loader_options.h"
 #include "trainer/metrics/log.h"
 #include "trainer/optimizer/schedule.h"
+#include "trainer/products.h"
 #include "trainer/versions.h"
 
 namespace gsa {
@@ -70,11 +71,13 @@ Trainer::Trainer(const Config& config, Session& session, const std::string& resu
   only_hooks_ = {first_hooks_.before_use, last_hooks_.gradients_ready};
 
   const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
-  engine_.reserve_training(sequences.view(session.device));
   EngineOptions without_recompute = engine_.options();
   without_recompute.keep = Keep::everything;
-  model_flops_ =
-      plan_training(config.model, without_recompute, sequences.view(session.device)).flops;
+  const PassCost cost =
+      plan_training(config.model, without_recompute, sequences.view(session.device));
+  model_flops_ = cost.flops;
+  prepare_products(session, engine_.stream(), cost.products);
+  engine_.reserve_training(sequences.view(session.device));
   clock_.emplace(parse_duration(config.train.wall_clock_limit).value_or(0),
                  double(optimizer_.shard_count()) * 3 * sizeof(float));
   if (config.distributed.check_weights_every > 0 && session.communicator->size() > 1) {

@@ -15,17 +15,9 @@
 #include "trainer/config/config.h"
 #include "trainer/distributed/communicator.h"
 #include "trainer/model/parameters.h"
+#include "trainer/optimizer/shard_range.h"
 
 namespace gsa {
-
-// A contiguous part of one parameter in this rank's shard: elements [begin, end) of the parameter
-// at `offset` of the shard.
-struct ShardRange {
-  size_t parameter = 0;
-  int64_t begin = 0;
-  int64_t end = 0;
-  int64_t offset = 0;
-};
 
 class ShardedAdamW {
  public:
@@ -75,8 +67,11 @@ class ShardedAdamW {
     int64_t shard_offset = 0;
   };
   void lay_out();
+  // Later work on the compute stream waits for a collective.
+  void wait_for(const Event& collective);
   void gather(int bucket);
   Tensor own(const Tensor& bucket_tensor, int bucket) const;
+  Tensor whole_state(size_t which) const;
   Tensor state(size_t which, int bucket) const;
   void weights_from_masters();
 
