@@ -1,6 +1,7 @@
 // y = x W^T without bias, and its gradients: the matrix products of every layer.
 #pragma once
 
+#include "kernels/decode.h"
 #include "trainer/model/parameters.h"
 #include "trainer/model/pass.h"
 
@@ -12,5 +13,20 @@ void linear_forward(Pass& pass, ConstTensor input, const Parameter& parameter, T
 // weight gradient += grad_output^T * input, and grad_input = grad_output * weight.
 void linear_backward(Pass& pass, ConstTensor input, const Parameter& parameter,
                      ConstTensor grad_output, Tensor grad_input);
+
+// A norm in front of a product of a decode step (kernels/decode.h).
+struct NormBefore {
+  kernels::DecodeNorm kind = kernels::DecodeNorm::none;
+  ConstTensor weight;  // or absent
+  double epsilon = 0;
+};
+
+// output = activation(norm(input) weight^T) for one token a sequence.
+void linear_decode(Pass& pass, ConstTensor input, const NormBefore& norm,
+                   const Parameter& parameter, kernels::DecodeActivation activation, Tensor output);
+
+// stream += norm(input) weight^T for one token a sequence.
+void linear_decode_onto(Pass& pass, ConstTensor input, const NormBefore& norm,
+                        const Parameter& parameter, Tensor stream);
 
 }  // namespace gsa
