@@ -7,6 +7,7 @@
 #include <map>
 
 #include "kernels/sampling_math.h"
+#include "tests/support/host_tensor.h"
 #include "tests/support/scratch.h"
 
 namespace gsa::kernels {
