@@ -45,36 +45,117 @@ __device__ inline uint64_t rank_of(float logit, int token) {
   return uint64_t(sampling::order_of(logit)) << 32 | uint32_t(~token);
 }
 
+struct Candidate {
+  uint32_t order;
+  uint32_t weight;
+};
+constexpr int max_candidates = 4096;
+
 struct Larger {
   __device__ uint64_t operator()(uint64_t a, uint64_t b) const { return a > b ? a : b; }
 };
 
-// The largest threshold such that the sum of measure(order, weight) over the tokens that reach it
-// and `least` is at least `wanted`; not below `least`. Two bits a pass.
+// What a pass over the tokens of a bin of orders finds: of those that reach each of three bounds.
+struct PassSums {
+  uint64_t measures[digits];
+  uint64_t counts[digits];
+};
+
+// What the block shares.
+struct Shared {
+  uint64_t sums[warps];
+  PassSums passes[warps];
+  Candidate candidates[max_candidates];
+  int count;
+};
+
+// The sums over the block, in every thread: two rounds of sums over a warp.
+__device__ PassSums add_passes(PassSums own, Shared& shared) {
+  const int warp = int(threadIdx.x) / warp_size;
+  const int lane = int(threadIdx.x) % warp_size;
+  static_assert(warps == warp_size);
+#pragma unroll
+  for (int digit = 0; digit < digits; ++digit) {
+    own.measures[digit] = warp_reduce(own.measures[digit], Add());
+    own.counts[digit] = warp_reduce(own.counts[digit], Add());
+  }
+  __syncthreads();
+  if (lane == 0) {
+    shared.passes[warp] = own;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int digit = 0; digit < digits; ++digit) {
+    own.measures[digit] = warp_reduce(shared.passes[lane].measures[digit], Add());
+    own.counts[digit] = warp_reduce(shared.passes[lane].counts[digit], Add());
+  }
+  return own;
+}
+
+// Copies the tokens of the bin [first, first + size) to shared memory, in any order.
+__device__ void collect(const Row& row, uint32_t first, uint64_t size, Shared& shared) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    shared.count = 0;
+  }
+  __syncthreads();
+  for (int i = int(threadIdx.x); i < row.columns; i += threads) {
+    const uint32_t order = sampling::order_of(row.logits[i]);
+    if (order - first < size) {
+      shared.candidates[atomicAdd(&shared.count, 1)] = {order, row.weights[i]};
+    }
+  }
+  __syncthreads();
+}
+
+// The largest threshold such that the sum of measure(weight) over the tokens whose order reaches
+// it and `least` is at least `wanted`; not below `least`. Two bits a pass over the tokens of the
+// bin that it must be in; once these are few they are kept in shared memory.
 template <typename Measure>
-__device__ uint32_t find_threshold(const Row& row, uint64_t wanted, uint32_t least,
-                                   uint64_t* shared, Measure measure) {
+__device__ uint32_t find_threshold(const Row& row, uint64_t wanted, uint32_t least, Shared& shared,
+                                   Measure measure) {
   uint32_t threshold = 0;
+  uint64_t beyond = 0;  // the sum above the bin
+  uint64_t in_bin = uint64_t(row.columns);
+  bool collected = false;
   for (int shift = order_bits - digit_bits; shift >= 0; shift -= digit_bits) {
-    uint64_t sums[digits] = {};
-#pragma unroll 4
-    for (int i = int(threadIdx.x); i < row.columns; i += threads) {
-      const uint32_t order = sampling::order_of(row.logits[i]);
-      const uint64_t value = order >= least ? measure(row.weights[i]) : 0;
+    const uint64_t size = uint64_t{1} << (shift + digit_bits);
+    if (!collected && in_bin <= max_candidates && in_bin * 2 < uint64_t(row.columns)) {
+      collect(row, threshold, size, shared);
+      collected = true;
+    }
+    PassSums own{};
+    const int count = collected ? shared.count : row.columns;
+    for (int i = int(threadIdx.x); i < count; i += threads) {
+      const Candidate token = collected
+                                  ? shared.candidates[i]
+                                  : Candidate{sampling::order_of(row.logits[i]), row.weights[i]};
+      const uint32_t within = token.order - threshold;
+      const uint64_t value = token.order >= least ? measure(token.weight) : 0;
 #pragma unroll
       for (int digit = 0; digit < digits; ++digit) {
-        const uint32_t higher = threshold + (uint32_t(digit + 1) << shift);
-        sums[digit] += order >= higher ? value : 0;
+        const bool reaches = within < size && within >= (uint32_t(digit + 1) << shift);
+        own.measures[digit] += reaches ? value : 0;
+        own.counts[digit] += reaches ? 1 : 0;
       }
     }
-    uint32_t taken = 0;
+    const PassSums sums = add_passes(own, shared);
+    int taken = 0;  // sums fall from bound to bound
 #pragma unroll
     for (int digit = 0; digit < digits; ++digit) {
-      __syncthreads();
-      const uint64_t sum = block_reduce(sums[digit], shared, Add());
-      taken += sum >= wanted ? 1 : 0;  // sums fall from digit to digit
+      taken += beyond + sums.measures[digit] >= wanted ? 1 : 0;
     }
-    threshold += taken << shift;
+    uint64_t measure_above = 0;
+    uint64_t count_above = 0;
+#pragma unroll
+    for (int digit = 0; digit < digits; ++digit) {
+      in_bin = digit + 1 == taken ? sums.counts[digit] : in_bin;
+      measure_above = digit == taken ? sums.measures[digit] : measure_above;
+      count_above = digit == taken ? sums.counts[digit] : count_above;
+    }
+    beyond += measure_above;
+    in_bin -= count_above;
+    threshold += uint32_t(taken) << shift;
   }
   __syncthreads();
   return max(threshold, least);
@@ -137,7 +218,7 @@ __device__ void find_token(const Row& row, uint32_t least, uint64_t point, uint6
 }
 
 __global__ void __launch_bounds__(threads) sample_kernel(const SamplingArgs args) {
-  __shared__ uint64_t shared[warps];
+  __shared__ Shared shared;
   let_next_start();
   wait_for_previous();
   const int sequence = int(blockIdx.x);
@@ -148,7 +229,7 @@ __global__ void __launch_bounds__(threads) sample_kernel(const SamplingArgs args
   for (int i = int(threadIdx.x); i < row.columns; i += threads) {
     best = Larger()(best, rank_of(row.logits[i], i));
   }
-  best = block_reduce(best, shared, Larger());
+  best = block_reduce(best, shared.sums, Larger());
   const int most_probable = int(~uint32_t(best));
   const int position = args.positions[sequence];
   __syncthreads();
@@ -168,15 +249,15 @@ __global__ void __launch_bounds__(threads) sample_kernel(const SamplingArgs args
   if (args.top_k > 0) {
     least = find_threshold(row, args.top_k, 0, shared, [](uint32_t) { return uint64_t{1}; });
   }
-  uint64_t total = kept_weight(row, least, shared);
+  uint64_t total = kept_weight(row, least, shared.sums);
   if (args.top_p < 1) {
     least = find_threshold(row, sampling::share_of(total, args.top_p), least, shared,
                            [](uint32_t weight) { return uint64_t{weight}; });
-    total = kept_weight(row, least, shared);
+    total = kept_weight(row, least, shared.sums);
   }
   const uint64_t random = sampling::random_bits(args.seed, uint64_t(args.first_sequence + sequence),
                                                 uint64_t(position));
-  find_token(row, least, sampling::scaled(random, total), shared, args.tokens + sequence);
+  find_token(row, least, sampling::scaled(random, total), shared.sums, args.tokens + sequence);
 }
 
 }  // namespace
