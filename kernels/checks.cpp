@@ -322,4 +322,59 @@ void GsaBackward::check() const {
   require_optional(grad_initial_value_state, state, value_state, "grad_initial_value_state");
 }
 
+void DecodeLinear::check() const {
+  require_present(input, 2, "input");
+  require_present(weight, 2, "weight");
+  require_dtype(weight, input.dtype(), "weight");
+  require_contiguous(weight, "weight");
+  require(weight.dim(1) == input.dim(1), "weight must have as many columns as the input");
+  require_optional(norm_weight, input.dtype(), {input.dim(1)}, "norm_weight");
+  const bool gated = activation == DecodeActivation::swiglu;
+  require(!gated || weight.dim(0) % 2 == 0, "weight must have an even number of rows for swiglu");
+  require(!gated || !residual, "swiglu takes no residual");
+  require_shape(output, {input.dim(0), gated ? weight.dim(0) / 2 : weight.dim(0)}, "output");
+  require(output.dtype() == input.dtype() || output.dtype() == accumulator(input.dtype()),
+          "output must be of the input's dtype or float32");
+  if (residual) {
+    require_like(residual, output, "residual");
+    require_dtype(residual, input.dtype(), "residual");
+  }
+}
+
+void GsaDecode::check() const {
+  require_present(projected, 2, "projected");
+  require_present(key_state, 4, "key_state");
+  require_present(value_state, 4, "value_state");
+  require(heads > 0 && query_heads % heads == 0,
+          "the query heads must be a multiple of the key/value heads");
+  const int64_t sequences = projected.dim(0);
+  const DType state = accumulator(projected.dtype());
+  require_optional(key_state, state, {sequences, query_heads, key_dim(), slots()}, "key_state");
+  require_optional(value_state, state, {sequences, query_heads, slots(), value_dim()},
+                   "value_state");
+  require_shape(projected,
+                {sequences, query_heads * key_dim() + heads * (key_dim() + value_dim() + slots())},
+                "projected");
+  require_shape(output, {sequences, query_heads * value_dim()}, "output");
+  require_dtype(output, projected.dtype(), "output");
+  require(gate_normalizer > 0, "the gate's normalizer must be positive");
+}
+
+void SamplingOptions::check() const {
+  require(temperature >= 0, "the temperature must be 0 or more");
+  require(top_k >= 0, "top-k must be 0 (all tokens) or more");
+  require(top_p > 0 && top_p <= 1, "top-p must be above 0 and at most 1");
+}
+
+void SampleTokens::check() const {
+  options.check();
+  require_present(logits, 2, "logits");
+  require_dtype(logits, DType::float32, "logits");
+  require(logits.dim(1) > 0, "there must be tokens to choose from");
+  require_shape(positions, {logits.dim(0)}, "positions");
+  require_dtype(positions, DType::int32, "positions");
+  require_shape(tokens, {logits.dim(0)}, "tokens");
+  require_dtype(tokens, DType::int32, "tokens");
+}
+
 }  // namespace gsa::kernels

@@ -4,6 +4,7 @@
 #include "kernels/activation.h"
 #include "kernels/checksum.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/decode.h"
 #include "kernels/embedding.h"
 #include "kernels/glu.h"
 #include "kernels/gsa.h"
@@ -11,3 +12,4 @@
 #include "kernels/normal.h"
 #include "kernels/optimizer.h"
 #include "kernels/rms_norm.h"
+#include "kernels/sampling.h"

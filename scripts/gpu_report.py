@@ -44,6 +44,7 @@ def main():
         "op": load(folder, "op-"),
         "step": load(folder, "step-"),
         "comm": load(folder, "comm-"),
+        "generate": load(folder, "generate-"),
     }
     lines = [f"## {result['date']}: {len(gpus)} x {gpus[0] if gpus else '?'}, commit {result['commit']}", ""]
     lines += table(["check", "result", "s"],
@@ -58,6 +59,10 @@ def main():
     phases = sorted({phase for v in result["step"].values() for phase in v["phases_ms"]})
     lines += table(["phases, ms", *phases],
                    [[name, *(number(v["phases_ms"], p) for p in phases)] for name, v in result["step"].items()])
+    keys = ["tokens_per_second", "step_ms", "floor_ms", "first_token_ms", "peak_memory_gib", "copy_tb_s"]
+    if result["generate"]:
+        lines += table(["generate", *keys],
+                       [[name, *(number(v, k) for k in keys)] for name, v in result["generate"].items()])
     keys = ["reduce_scatter_ms", "all_gather_ms", "reduce_scatter_bus_gb_s", "all_gather_bus_gb_s"]
     if result["comm"]:
         lines += table(["comm", *keys], [[name, *(number(v, k) for k in keys)] for name, v in result["comm"].items()])

@@ -195,6 +195,10 @@ if [[ $bench == 1 ]]; then
   bench_step 1.3b 1 configs/gsa-1.3b.yaml
   bench_step 1.3b-accumulated 1 configs/gsa-1.3b.yaml --accumulation 8 --steps 2
   bench_step 2.7b 1 configs/gsa-2.7b.yaml
+  for batch in 1 8 64; do
+    check "bench generate b$batch" "$gsa" bench generate configs/gsa-1.3b.yaml --batch "$batch" \
+      --json "$out/generate-1.3b-b$batch.json"
+  done
   for ranks in 2 4; do
     [[ $ranks -le $gpus ]] || continue
     bench_step "1.3b-x$ranks" "$ranks" configs/gsa-1.3b.yaml

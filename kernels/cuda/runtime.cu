@@ -174,6 +174,38 @@ double milliseconds_between(void* start, void* end) {
   return milliseconds;
 }
 
+void begin_capture(void* stream) {
+  check(cudaStreamBeginCapture(stream_of(stream), cudaStreamCaptureModeRelaxed),
+        "cudaStreamBeginCapture");
+}
+
+void* end_capture(void* stream) {
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamEndCapture(stream_of(stream), &graph), "cudaStreamEndCapture");
+  cudaGraphExec_t executable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "cudaGraphInstantiate");
+  return executable;
+}
+
+void abandon_capture(void* stream) noexcept {
+  cudaGraph_t graph = nullptr;
+  cudaStreamEndCapture(stream_of(stream), &graph);
+  if (graph != nullptr) {
+    cudaGraphDestroy(graph);
+  }
+  cudaGetLastError();  // the error that ended the recording is the one to be told of
+}
+
+void launch_graph(void* graph, void* stream) {
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), stream_of(stream)), "cudaGraphLaunch");
+}
+
+void destroy_graph(void* graph) noexcept {
+  cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph));
+}
+
 void copy(void* stream, const void* source, void* target, size_t bytes) {
   check(cudaMemcpyAsync(target, source, bytes, cudaMemcpyDefault, stream_of(stream)),
         "cudaMemcpyAsync");

@@ -24,6 +24,14 @@ void record_event(void* event, void* stream);
 void synchronize_event(void* event);
 double milliseconds_between(void* start, void* end);
 
+// What is queued on the stream between the first two is recorded instead of run; a graph is
+// launched any number of times.
+void begin_capture(void* stream);
+void* end_capture(void* stream);
+void abandon_capture(void* stream) noexcept;
+void launch_graph(void* graph, void* stream);
+void destroy_graph(void* graph) noexcept;
+
 void copy(void* stream, const void* source, void* target, size_t bytes);
 void fill_zero(void* stream, void* target, size_t bytes);
 

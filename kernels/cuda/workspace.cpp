@@ -51,6 +51,15 @@ size_t sum_losses_workspace(const SumLosses& /*args*/) {
 size_t squared_norm_workspace(const SquaredNorm& /*args*/) {
   return squared_norm_blocks * sizeof(double);
 }
+size_t decode_linear_workspace(const DecodeLinear& /*args*/) {
+  return 0;
+}
+size_t gsa_decode_workspace(const GsaDecode& /*args*/) {
+  return 0;
+}
+size_t sample_tokens_workspace(const SampleTokens& args) {
+  return args.options.temperature == 0 ? 0 : size_t(args.logits.count()) * sizeof(uint32_t);
+}
 size_t gsa_chunked_saved_bytes(const GsaForward& args) {
   return gsa_uses_tensor_cores(args) ? GsaSaved(GsaSizes(args)).bytes : 0;
 }

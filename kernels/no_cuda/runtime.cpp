@@ -48,6 +48,17 @@ void synchronize_event(void* /*event*/) {
 double milliseconds_between(void* /*start*/, void* /*end*/) {
   absent();
 }
+void begin_capture(void* /*stream*/) {
+  absent();
+}
+void* end_capture(void* /*stream*/) {
+  absent();
+}
+void abandon_capture(void* /*stream*/) noexcept {}
+void launch_graph(void* /*graph*/, void* /*stream*/) {
+  absent();
+}
+void destroy_graph(void* /*graph*/) noexcept {}
 void copy(void* /*stream*/, const void* /*source*/, void* /*target*/, size_t /*bytes*/) {
   absent();
 }

@@ -9,6 +9,7 @@
 #include "data/error.h"
 #include "data/piece_boundaries.h"
 #include "data/sentencepiece_model.h"
+#include "data/token_text.h"
 #include "tests/data/support.h"
 
 namespace gsa::data::test {
@@ -121,6 +122,39 @@ TEST(SentencePieceTokenizer, LongDocumentsEqualTheLibrary) {
     make_tokenizer(model.string())->encode(text, ids);
     EXPECT_EQ(ids, library.EncodeAsIds(text));
   }
+}
+
+/// Expects that token by token the text comes out as it does at once; what completes no character
+/// may be missing at its end.
+void expect_text_in_pieces(const Tokenizer& tokenizer) {
+  for (const auto& text : hard_texts()) {
+    std::vector<int32_t> ids;
+    tokenizer.encode(text, ids);
+    ids.insert(ids.begin() + static_cast<long>(ids.size() / 2), tokenizer.end_of_sequence());
+    TokenText pieces(tokenizer);
+    std::string together;
+    for (const int32_t id : ids) together += pieces.add(id);
+    EXPECT_EQ(together, tokenizer.decode(ids)) << tokenizer.name() << ": '" << text << "'";
+  }
+}
+
+TEST(TokenText, IsTheTextOfAllTokens) {
+  const TempFolder folder;
+  expect_text_in_pieces(*make_tokenizer("bytes"));
+  expect_text_in_pieces(*make_tokenizer(train_model(folder).string()));
+}
+
+TEST(TokenText, HoldsBackWhatIsNoCharacterYet) {
+  const TempFolder folder;
+  const auto tokenizer = make_tokenizer(train_model(folder).string());
+  std::vector<int32_t> ids;
+  tokenizer->encode("a\xF0\x9F\x8D\x8B", ids);  // no piece of the model: four bytes
+  TokenText text(*tokenizer);
+  std::vector<std::string> pieces;
+  for (const int32_t id : ids) pieces.push_back(text.add(id));
+  ASSERT_GE(pieces.size(), 5U);
+  EXPECT_EQ(pieces.back(), "\xF0\x9F\x8D\x8B");
+  EXPECT_EQ(pieces[pieces.size() - 2], "");
 }
 
 TEST(SentencePieceTokenizer, ThreadsMayShareIt) {

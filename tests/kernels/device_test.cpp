@@ -6,6 +6,7 @@
 #include <limits>
 #include <string>
 
+#include "kernels/captured_work.h"
 #include "tests/support/scratch.h"
 
 namespace gsa {
@@ -146,6 +147,16 @@ TEST(CpuEvent, MeasuresForward) {
   end.synchronize();
   stream.wait(end);
   EXPECT_GE(end.milliseconds_since(start), 0);
+}
+
+TEST(CapturedWork, RunsWhenAskedOnTheCpu) {
+  Stream stream(Device::cpu);
+  int runs = 0;
+  CapturedWork work(stream, [&] { ++runs; });
+  EXPECT_EQ(runs, 0);
+  work.run();
+  work.run();
+  EXPECT_EQ(runs, 2);
 }
 
 TEST(CudaDevice, AbsentIsSaidClearly) {

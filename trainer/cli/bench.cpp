@@ -19,6 +19,7 @@ struct BenchOptions {
   std::string compute = "auto";
   BenchOpOptions op;
   BenchStepOptions step;
+  BenchGenerateOptions generate;
 };
 
 constexpr const char* footer =
@@ -27,6 +28,7 @@ constexpr const char* footer =
     "  gsa bench op --batch 1 --length 16384\n"
     "  gsa bench step configs/gsa-1.3b.yaml --json step.json\n"
     "  mpirun -n 4 gsa bench step configs/gsa-1.3b.yaml\n"
+    "  gsa bench generate configs/gsa-1.3b.yaml --batch 64 --json generate.json\n"
     "  mpirun -n 4 gsa bench comm configs/gsa-1.3b.yaml\n"
     "Times are medians after warm-up; the machine's own copy and matrix product are measured in "
     "the\n"
@@ -63,7 +65,8 @@ int run_bench_op(const BenchOptions& options, MpiEnvironment& mpi) {
 
 void add_bench(CLI::App& program, Action& action) {
   const auto options = std::make_shared<BenchOptions>();
-  CLI::App* command = program.add_subcommand("bench", "Measure the op, a step or communication");
+  CLI::App* command =
+      program.add_subcommand("bench", "Measure the op, a step, generation or communication");
   command->require_subcommand(1);
   command->footer(footer);
   const auto add = [&](const char* name, const char* what) {
@@ -97,6 +100,30 @@ void add_bench(CLI::App& program, Action& action) {
     action.ranks = [options](MpiEnvironment& mpi) {
       return run_bench(*options, mpi, [&](const Config& config, Session& session) {
         return bench_step(config, options->step, session);
+      });
+    };
+  });
+
+  CLI::App* generate = add("generate", "Text from random weights, a token at a time");
+  add_config(generate);
+  generate->add_option("--batch", options->generate.batch, "Texts side by side")
+      ->check(CLI::PositiveNumber);
+  generate->add_option("--prompt", options->generate.prompt, "Tokens of each prompt")
+      ->check(CLI::PositiveNumber);
+  generate->add_option("--tokens", options->generate.tokens, "Tokens to time, of each text")
+      ->check(CLI::PositiveNumber);
+  generate->add_option("--temperature", options->generate.sampling.temperature,
+                       "0: always the most probable token");
+  generate->add_option("--top-k", options->generate.sampling.top_k,
+                       "Only the k most probable; 0: all");
+  generate->add_option("--top-p", options->generate.sampling.top_p,
+                       "Only the most probable ones with this probability together");
+  generate->add_flag("--reference", options->generate.reference,
+                     "Steps as the model's forward pass in the recurrent form");
+  generate->callback([options, &action] {
+    action.ranks = [options](MpiEnvironment& mpi) {
+      return run_bench(*options, mpi, [&](const Config& config, Session& session) {
+        return bench_generate(config, options->generate, session);
       });
     };
   });

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/device.h"
+#include "kernels/sampling.h"
 #include "trainer/session.h"
 
 namespace gsa {
@@ -77,6 +78,17 @@ struct BenchStepOptions {
   int64_t steps = 0;  // timed; 0: about ten seconds
 };
 BenchResult bench_step(const Config& config, const BenchStepOptions& options, Session& session);
+
+struct BenchGenerateOptions {
+  int64_t batch = 1;     // texts side by side
+  int64_t prompt = 128;  // tokens each
+  int64_t tokens = 200;  // timed, of each text
+  kernels::SamplingOptions sampling{.temperature = 0};
+  bool reference = false;  // steps as the model's forward pass in the recurrent form
+};
+// Random weights of the configuration; tokens_per_second counts all texts together.
+BenchResult bench_generate(const Config& config, const BenchGenerateOptions& options,
+                           Session& session);
 
 BenchResult bench_comm(const Config& config, Session& session);
 

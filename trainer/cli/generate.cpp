@@ -7,13 +7,13 @@
 #include <memory>
 
 #include "data/index.h"
+#include "data/token_text.h"
 #include "data/tokenizer.h"
 #include "trainer/checkpoint_layout.h"
 #include "trainer/cli/commands.h"
 #include "trainer/config/error.h"
 #include "trainer/metrics/log.h"
 #include "trainer/model/generator.h"
-#include "trainer/model/sampler.h"
 #include "trainer/run_folder.h"
 #include "trainer/session.h"
 
@@ -25,7 +25,7 @@ struct GenerateOptions {
   std::string prompt;
   std::string tokenizer;
   int64_t tokens = 200;
-  SamplingOptions sampling;
+  kernels::SamplingOptions sampling;
   std::vector<std::string> overrides;
 };
 
@@ -48,39 +48,12 @@ std::unique_ptr<data::Tokenizer> open_tokenizer(const GenerateOptions& options,
   return data::tokenizer_of_folder(folder, data::read_index(folder).tokenizer);
 }
 
-// Tokens that complete no character yet are held back until their text is whole.
-class TextWriter {
- public:
-  explicit TextWriter(const data::Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
-
-  void add(int32_t token) {
-    tokens_.push_back(token);
-    const std::string text = tokenizer_.decode(tokens_);
-    const size_t whole = whole_characters(text);
-    if (whole > written_) {
-      std::fwrite(text.data() + written_, 1, whole - written_, stdout);
-      std::fflush(stdout);
-      written_ = whole;
-    }
+void print(const std::string& text) {
+  if (!text.empty()) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
   }
-
- private:
-  // Bytes of `text` up to the last whole UTF-8 character. A byte that is no character decodes to
-  // U+FFFD, which is whole.
-  static size_t whole_characters(const std::string& text) {
-    constexpr std::string_view replacement = "\xEF\xBF\xBD";
-    size_t end = text.size();
-    while (end >= replacement.size() &&
-           text.compare(end - replacement.size(), replacement.size(), replacement) == 0) {
-      end -= replacement.size();
-    }
-    return end;
-  }
-
-  const data::Tokenizer& tokenizer_;
-  std::vector<int32_t> tokens_;
-  size_t written_ = 0;
-};
+}
 
 int run_generate(const GenerateOptions& options) {
   const std::filesystem::path checkpoint = find_checkpoint(options.path);
@@ -102,26 +75,24 @@ int run_generate(const GenerateOptions& options) {
   // Training text has an end-of-sequence token before each document: so has the prompt.
   std::vector<int32_t> prompt{tokenizer->end_of_sequence()};
   tokenizer->encode(options.prompt, prompt);
-  Generator generator(engine, 1);
-  Sampler sampler(options.sampling);
-  TextWriter writer(*tokenizer);
+  Generator generator(engine,
+                      {.sampling = options.sampling, .choices = tokenizer->vocabulary_size()});
+  data::TokenText text(*tokenizer);
   for (size_t i = 1; i < prompt.size(); ++i) {
-    writer.add(prompt[i]);
+    print(text.add(prompt[i]));
   }
   const auto begin = std::chrono::steady_clock::now();
-  std::span<const float> logits = generator.read({prompt});
   int64_t made = 0;
+  if (options.tokens > 0) {
+    generator.start({prompt});
+  }
   while (made < options.tokens) {
-    const int32_t token =
-        sampler.sample(logits.first(static_cast<size_t>(tokenizer->vocabulary_size())));
+    const int32_t token = generator.next().front();
     ++made;
     if (token == tokenizer->end_of_sequence()) {
       break;
     }
-    writer.add(token);
-    if (made < options.tokens) {
-      logits = generator.step(std::span(&token, 1));
-    }
+    print(text.add(token));
   }
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

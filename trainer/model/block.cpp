@@ -44,6 +44,10 @@ void PreNorm::backward(Pass& pass, ConstTensor sum, ConstTensor inverse_rms,
                                            .grad_weight = weight_.gradient()});
 }
 
+NormBefore PreNorm::before_product() const {
+  return {.kind = kernels::DecodeNorm::rms_norm, .weight = weight_.weight(), .epsilon = epsilon_};
+}
+
 Block::Block(const ModelConfig& config, int layer, ParameterStore& parameters)
     : attn_norm_(config, layer_prefix(layer) + "attn_norm", parameters),
       mixer_(make_mixer(config, layer, layer_prefix(layer) + "attn.", parameters)),
@@ -95,6 +99,11 @@ void Block::run(Pass& pass, ResidualStream& stream, Tensor first_sum, Keep keep)
   stream.has_pending = true;
   tape.push(second_sum);
   tape.push(second_rms);
+}
+
+void Block::decode(Pass& pass, Tensor stream) {
+  mixer_->decode(pass, attn_norm_.before_product(), stream);
+  glu_.decode(pass, mlp_norm_.before_product(), stream);
 }
 
 template <typename Layer>

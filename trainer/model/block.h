@@ -40,6 +40,8 @@ class PreNorm {
   // to `output` (absent, or over grad_output).
   void backward(Pass& pass, ConstTensor sum, ConstTensor inverse_rms, ConstTensor grad_output,
                 ConstTensor grad_stream, Tensor output, Tensor grad_sum) const;
+  // The norm as a decode step applies it, with the product behind it.
+  NormBefore before_product() const;
 
  private:
   Parameter weight_;
@@ -54,6 +56,9 @@ class Block {
   // grad_stream [N, D]: the gradient of the block's output, turned into that of its input.
   // `spare` [N, D] is overwritten (Keep::input).
   void backward(Pass& pass, Tensor grad_stream, Tensor spare, Keep kept);
+
+  // stream [S, D] becomes the block's output, one token a sequence from and to pass.states.
+  void decode(Pass& pass, Tensor stream);
 
   std::vector<Shape> state_shapes() const { return mixer_->state_shapes(); }
 

@@ -120,6 +120,14 @@ void Engine::reserve_reading(const kernels::Sequences& sequences, bool all_logit
   }
 }
 
+void Engine::reserve_for(const kernels::Sequences& sequences,
+                         const std::function<void(LanguageModel& model, Pass& pass)>& queue) {
+  const auto body = [&](LanguageModel& model, Pass& pass, const Tensor& /*ids*/) {
+    queue(model, pass);
+  };
+  reserve(plan(config_, options_, sequences, body).arena_bytes);
+}
+
 Pass Engine::pass(const kernels::Sequences& sequences) {
   return {.stream = stream_, .tape = *tape_, .dtype = options_.dtype, .sequences = sequences};
 }

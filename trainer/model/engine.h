@@ -2,6 +2,7 @@
 // planning before anything runs.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -59,6 +60,10 @@ class Engine {
   // for as much before.
   void reserve_training(const kernels::Sequences& sequences);
   void reserve_reading(const kernels::Sequences& sequences, bool all_logits = false);
+
+  // The same for what `queue` does in a pass over `sequences`; it is called once, to be planned.
+  void reserve_for(const kernels::Sequences& sequences,
+                   const std::function<void(LanguageModel& model, Pass& pass)>& queue);
 
   Pass pass(const kernels::Sequences& sequences);
 

@@ -1,6 +1,7 @@
 #include "trainer/model/generator.h"
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 
 #include "kernels/optimizer.h"
@@ -15,97 +16,235 @@ Tensor host_view(std::span<const int32_t> values) {
           {static_cast<int64_t>(values.size())}};
 }
 
+// Sizes of tensors that lie in one buffer, each at a multiple of 256 bytes.
+class Layout {
+ public:
+  size_t add(DType dtype, const Shape& shape) {
+    constexpr size_t alignment = 256;
+    const size_t offset = end_;
+    const size_t bytes = static_cast<size_t>(shape.count()) * size_of(dtype);
+    end_ += (bytes + alignment - 1) / alignment * alignment;
+    return offset;
+  }
+  size_t end() const { return end_; }
+
+ private:
+  size_t end_ = 0;
+};
+
 }  // namespace
 
-Generator::Generator(Engine& engine, int64_t sequences) : engine_(engine), sequences_(sequences) {
-  const Device device = engine.options().device;
-  const DType dtype = engine.statistics();
-  const auto layers = engine.model().state_shapes(sequences);
-  constexpr size_t alignment = 256;
-  const auto padded = [&](const Shape& shape) {
-    const size_t bytes = static_cast<size_t>(shape.count()) * size_of(dtype);
-    return (bytes + alignment - 1) / alignment * alignment;
-  };
-  size_t total = 0;
+Generator::Generator(Engine& engine, const GeneratorOptions& options)
+    : engine_(engine),
+      options_(options),
+      drawn_events_{Event(engine.options().device), Event(engine.options().device)} {
+  options_.sampling.check();
+  const int64_t vocabulary = engine.model().config().vocabulary;
+  options_.choices = options_.choices == 0 ? vocabulary : std::min(options_.choices, vocabulary);
+  if (options_.sequences < 1 || options_.choices < 1) {
+    throw std::invalid_argument("there must be a sequence to write, and a token to choose");
+  }
+  allocate_states();
+  allocate_vectors();
+  engine_.reserve_for(step_sequences(), [this](LanguageModel& model, Pass& pass) {
+    pass.form = Form::recurrent;
+    pass.states = &states_;
+    queue_step(model, pass);
+    queue_draw(pass.stream);
+  });
+}
+
+void Generator::allocate_states() {
+  const DType dtype = engine_.statistics();
+  const auto layers = engine_.model().state_shapes(options_.sequences);
+  Layout layout;
+  std::vector<size_t> offsets;
   for (const auto& shapes : layers) {
     for (const Shape& shape : shapes) {
-      total += padded(shape);
+      offsets.push_back(layout.add(dtype, shape));
     }
   }
-  state_memory_ = Buffer(device, total);
-  size_t offset = 0;
+  state_memory_ = Buffer(engine_.options().device, layout.end());
+  auto offset = offsets.begin();
   for (const auto& shapes : layers) {
     MixerState state;
     for (const Shape& shape : shapes) {
-      state.tensors.push_back(state_memory_.tensor(dtype, shape, offset));
-      offset += padded(shape);
+      state.tensors.push_back(state_memory_.tensor(dtype, shape, *offset++));
     }
     states_.push_back(state);
   }
-  const int64_t vocabulary = engine.model().config().vocabulary;
-  const auto count = static_cast<size_t>(sequences * vocabulary);
-  logit_memory_ = Buffer(device, count * size_of(engine.options().dtype));
-  float_memory_ = Buffer(device, count * sizeof(float));
-  logits_.resize(count);
 }
 
-std::span<const float> Generator::read(const std::vector<std::vector<int32_t>>& prompts) {
-  if (static_cast<int64_t>(prompts.size()) != sequences_) {
+void Generator::allocate_vectors() {
+  const Device device = engine_.options().device;
+  const int64_t sequences = options_.sequences;
+  const Shape shape{sequences};
+  const Shape matrix{sequences, engine_.model().config().vocabulary};
+  Layout vectors;
+  const size_t tokens = vectors.add(DType::int32, shape);
+  const size_t positions = vectors.add(DType::int32, shape);
+  const size_t offsets = vectors.add(DType::int32, {sequences + 1});
+  vector_memory_ = Buffer(device, vectors.end());
+  tokens_ = vector_memory_.tensor(DType::int32, shape, tokens);
+  positions_ = vector_memory_.tensor(DType::int32, shape, positions);
+  step_offsets_ = vector_memory_.tensor(DType::int32, {sequences + 1}, offsets);
+  host_offsets_.resize(static_cast<size_t>(sequences) + 1);
+  std::iota(host_offsets_.begin(), host_offsets_.end(), 0);
+  copy(engine_.stream(), host_view(host_offsets_), step_offsets_);
+
+  const DType dtype = engine_.options().dtype;
+  Layout logits;
+  const size_t floats = logits.add(DType::float32, matrix);
+  const size_t own = dtype == DType::float32 ? floats : logits.add(dtype, matrix);
+  logit_memory_ = Buffer(device, logits.end());
+  logits_ = logit_memory_.tensor(DType::float32, matrix, floats);
+  model_logits_ = logit_memory_.tensor(dtype, matrix, own);
+  host_logits_.resize(static_cast<size_t>(matrix.count()));
+
+  Layout drawn;
+  std::array<size_t, slots> places{};
+  for (size_t& place : places) {
+    place = drawn.add(DType::int32, shape);
+  }
+  drawn_memory_ = Buffer(device, drawn.end(), MemoryKind::pinned);
+  for (size_t i = 0; i < slots; ++i) {
+    drawn_[i] = drawn_memory_.tensor(DType::int32, shape, places[i]);
+  }
+  result_.resize(static_cast<size_t>(sequences));
+}
+
+kernels::Sequences Generator::step_sequences() const {
+  return {.host = host_offsets_, .offsets = step_offsets_};
+}
+
+Pass Generator::step_pass() {
+  Pass pass = engine_.pass(step_sequences());
+  pass.form = Form::recurrent;
+  pass.states = &states_;
+  return pass;
+}
+
+void Generator::queue_prompts(const std::vector<std::vector<int32_t>>& prompts) {
+  if (static_cast<int64_t>(prompts.size()) != options_.sequences) {
     throw std::invalid_argument("there must be one prompt a sequence");
   }
-  std::vector<int32_t> tokens;
-  offsets_ = {0};
+  input_.clear();
+  std::vector<int32_t> offsets{0};
   for (const std::vector<int32_t>& prompt : prompts) {
     if (prompt.empty()) {
       throw std::invalid_argument("a prompt must have at least one token");
     }
-    tokens.insert(tokens.end(), prompt.begin(), prompt.end());
-    offsets_.push_back(static_cast<int32_t>(tokens.size()));
+    input_.insert(input_.end(), prompt.begin(), prompt.end());
+    offsets.push_back(static_cast<int32_t>(input_.size()));
   }
-  fill_zero(engine_.stream(),
+  const auto tokens = static_cast<int64_t>(input_.size());
+  input_.insert(input_.end(), offsets.begin(), offsets.end());
+  const auto all = static_cast<int64_t>(input_.size());
+  Stream& stream = engine_.stream();
+  stream.synchronize();  // what was read before may still be in use
+  next_step_.reset();    // the arena may move
+  if (input_memory_.bytes() < input_.size() * sizeof(int32_t)) {
+    input_memory_ = Buffer(engine_.options().device, input_.size() * sizeof(int32_t));
+  }
+  const Tensor input = input_memory_.tensor(DType::int32, {all});
+  copy(stream, host_view(input_), input);
+  fill_zero(stream,
             state_memory_.tensor(DType::byte, {static_cast<int64_t>(state_memory_.bytes())}));
-  return run(tokens, Form::chunked);
+  fill_zero(stream, positions_);
+
+  const kernels::Sequences sequences{
+      .host = std::span<const int32_t>(input_).subspan(static_cast<size_t>(tokens)),
+      .offsets = input.rows(tokens, all)};
+  engine_.reserve_reading(sequences);
+  Pass pass = engine_.pass(sequences);
+  pass.states = &states_;
+  engine_.model().last_logits(pass, input.rows(0, tokens), model_logits_);
+  convert_logits(stream);
+}
+
+// Logits of the tokens after tokens_.
+void Generator::queue_step(LanguageModel& model, Pass& pass) {
+  if (options_.form == StepForm::decode && pass.dtype != DType::float64) {
+    model.decode(pass, tokens_, logits_);
+    return;
+  }
+  if (options_.form == StepForm::decode) {
+    model.decode(pass, tokens_, model_logits_);
+  } else {
+    model.last_logits(pass, tokens_, model_logits_);
+  }
+  convert_logits(pass.stream);
+}
+
+void Generator::convert_logits(Stream& stream) {
+  if (model_logits_.data() != logits_.data()) {
+    kernels::convert(stream, {.input = model_logits_, .output = logits_});
+  }
+}
+
+void Generator::queue_draw(Stream& stream) {
+  kernels::sample_tokens(stream, {.logits = logits_.columns(0, options_.choices),
+                                  .options = options_.sampling,
+                                  .first_sequence = options_.first_sequence,
+                                  .positions = positions_,
+                                  .tokens = tokens_});
+}
+
+std::span<const float> Generator::download() {
+  copy(engine_.stream(), logits_,
+       {host_logits_.data(), DType::float32, Device::cpu, logits_.shape()});
+  engine_.stream().synchronize();
+  return host_logits_;
+}
+
+std::span<const float> Generator::read(const std::vector<std::vector<int32_t>>& prompts) {
+  queue_prompts(prompts);
+  return download();
 }
 
 std::span<const float> Generator::step(std::span<const int32_t> tokens) {
-  if (static_cast<int64_t>(tokens.size()) != sequences_) {
+  if (static_cast<int64_t>(tokens.size()) != options_.sequences) {
     throw std::invalid_argument("a step takes one token a sequence");
   }
-  offsets_.resize(static_cast<size_t>(sequences_) + 1);
-  for (size_t i = 0; i < offsets_.size(); ++i) {
-    offsets_[i] = static_cast<int32_t>(i);
-  }
-  return run(tokens, Form::recurrent);
+  copy(engine_.stream(), host_view(tokens), tokens_);
+  Pass pass = step_pass();
+  queue_step(engine_.model(), pass);
+  return download();
 }
 
-std::span<const float> Generator::run(std::span<const int32_t> tokens, Form form) {
-  const Device device = engine_.options().device;
-  Stream& stream = engine_.stream();
-  const auto count = static_cast<int64_t>(tokens.size());
-  const auto offset_count = static_cast<int64_t>(offsets_.size());
-  if (count + offset_count > input_capacity_) {
-    input_capacity_ = count + offset_count;
-    input_memory_ = Buffer(device, static_cast<size_t>(input_capacity_) * sizeof(int32_t));
-  }
-  const Tensor input = input_memory_.tensor(DType::int32, {input_capacity_});
-  const Tensor ids = input.rows(0, count);
-  const Tensor offsets = input.rows(count, count + offset_count);
-  copy(stream, host_view(tokens), ids);
-  copy(stream, host_view(offsets_), offsets);
+// Sends the tokens drawn last on their way to the host.
+void Generator::publish() {
+  const size_t slot = published_++ % slots;
+  copy(engine_.stream(), tokens_, drawn_[slot]);
+  drawn_events_[slot].record(engine_.stream());
+}
 
-  const kernels::Sequences sequences{.host = offsets_, .offsets = offsets};
-  engine_.reserve_reading(sequences);
-  Pass pass = engine_.pass(sequences);
-  pass.form = form;
-  pass.states = &states_;
-  const int64_t vocabulary = engine_.model().config().vocabulary;
-  const Tensor logits = logit_memory_.tensor(engine_.options().dtype, {sequences_, vocabulary});
-  const Tensor floats = float_memory_.tensor(DType::float32, {sequences_, vocabulary});
-  engine_.model().last_logits(pass, ids, logits);
-  kernels::convert(stream, {.input = logits, .output = floats});
-  copy(stream, floats, {logits_.data(), DType::float32, Device::cpu, {sequences_, vocabulary}});
-  stream.synchronize();
-  return logits_;
+void Generator::start(const std::vector<std::vector<int32_t>>& prompts) {
+  queue_prompts(prompts);
+  queue_draw(engine_.stream());
+  published_ = taken_ = 0;
+  publish();
+  next_step_ = std::make_unique<CapturedWork>(engine_.stream(), [this] {
+    Pass pass = step_pass();
+    queue_step(engine_.model(), pass);
+    queue_draw(pass.stream);
+  });
+}
+
+std::span<const int32_t> Generator::next() {
+  if (next_step_ == nullptr) {
+    throw std::logic_error("nothing is being written: start comes first");
+  }
+  // A GPU runs ahead by one step; a CPU computes what is asked for.
+  const bool ahead = engine_.options().device == Device::cuda;
+  if (ahead || taken_ == published_) {
+    next_step_->run();
+    publish();
+  }
+  const size_t slot = taken_++ % slots;
+  drawn_events_[slot].synchronize();
+  std::copy_n(drawn_[slot].as<int32_t>(), result_.size(), result_.begin());
+  return result_;
 }
 
 }  // namespace gsa

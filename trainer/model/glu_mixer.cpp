@@ -28,6 +28,13 @@ void GluMixer::forward(Pass& pass, ConstTensor input, Tensor output) {
   pass.tape.push(gate_up);
 }
 
+void GluMixer::decode(Pass& pass, const NormBefore& norm, Tensor stream) {
+  Tape::Scratch scratch(pass.tape);
+  const Tensor activated = scratch.tensor(pass.dtype, {stream.dim(0), intermediate_});
+  linear_decode(pass, stream, norm, gate_up_proj_, kernels::DecodeActivation::swiglu, activated);
+  linear_decode_onto(pass, activated, {}, down_proj_, stream);
+}
+
 void GluMixer::backward(Pass& pass, const InputAgain& input, ConstTensor grad_output,
                         Tensor grad_input) {
   const Tensor gate_up = pass.tape.pop();

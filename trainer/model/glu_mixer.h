@@ -7,6 +7,7 @@
 #include <string>
 
 #include "trainer/config/config.h"
+#include "trainer/model/linear.h"
 #include "trainer/model/parameters.h"
 #include "trainer/model/pass.h"
 
@@ -19,6 +20,8 @@ class GluMixer {
   // As of TokenMixer.
   void forward(Pass& pass, ConstTensor input, Tensor output);
   void backward(Pass& pass, const InputAgain& input, ConstTensor grad_output, Tensor grad_input);
+  // stream [S, D] += the layer's output for norm(stream), one token a sequence.
+  void decode(Pass& pass, const NormBefore& norm, Tensor stream);
 
  private:
   int64_t intermediate_;

@@ -143,6 +143,27 @@ void GsaMixer::backward(Pass& pass, const InputAgain& input, ConstTensor grad_ou
   linear_backward_weight(pass, input(), qkvf_proj_, grad_projected);
 }
 
+void GsaMixer::decode(Pass& pass, const NormBefore& norm, Tensor stream) {
+  const MixerState& state = (*pass.states)[static_cast<size_t>(layer_)];
+  const int64_t sequences = stream.dim(0);
+  Tape::Scratch scratch(pass.tape);
+  const Tensor projected = scratch.tensor(pass.dtype, {sequences, projected_columns()});
+  const Tensor o = scratch.tensor(pass.dtype, {sequences, query_columns()});
+  linear_decode(pass, stream, norm, qkvf_proj_, kernels::DecodeActivation::none, projected);
+  kernels::gsa_decode(pass.stream, {.projected = projected,
+                                    .query_heads = query_heads_,
+                                    .heads = heads_,
+                                    .gate_normalizer = gate_normalizer_,
+                                    .key_state = state.tensors[0],
+                                    .value_state = state.tensors[1],
+                                    .output = o});
+  linear_decode_onto(pass, o,
+                     {.kind = kernels::DecodeNorm::swish_rms_norm,
+                      .weight = g_norm_.weight(),
+                      .epsilon = norm_eps_},
+                     o_proj_, stream);
+}
+
 void GsaMixer::backward_op(Pass& pass, const Activated& inputs, ConstTensor projected,
                            const Tensor& saved, const Tensor& grad_o,
                            const Tensor& grad_projected) const {

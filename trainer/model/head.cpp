@@ -25,6 +25,10 @@ void Head::logits(Pass& pass, ConstTensor input, Tensor logits) const {
   linear_forward(pass, input, weight_, logits);
 }
 
+void Head::decode(Pass& pass, ConstTensor input, const NormBefore& norm, Tensor logits) const {
+  linear_decode(pass, input, norm, weight_, kernels::DecodeActivation::none, logits);
+}
+
 void Head::loss(Pass& pass, ConstTensor input, ConstTensor labels, Tensor losses) const {
   const int64_t tokens = input.dim(0);
   const int64_t slice = slice_rows(tokens);

@@ -125,6 +125,18 @@ void LanguageModel::last_logits(Pass& pass, ConstTensor tokens, Tensor logits) {
   head_->logits(pass, last, logits);
 }
 
+void LanguageModel::decode(Pass& pass, ConstTensor tokens, Tensor logits) {
+  Tape::Scratch scratch(pass.tape);
+  const Tensor stream = scratch.tensor(pass.dtype, {tokens.dim(0), config_.hidden});
+  embed(pass, tokens, stream);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    pass.before_use(block_bucket(i));
+    blocks_[i]->decode(pass, stream);
+  }
+  pass.before_use(block_bucket(blocks_.size()));
+  head_->decode(pass, stream, norm_->before_product(), logits);
+}
+
 std::vector<std::vector<Shape>> LanguageModel::state_shapes(int64_t sequences) const {
   std::vector<std::vector<Shape>> all;
   for (const auto& block : blocks_) {

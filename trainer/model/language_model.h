@@ -38,6 +38,10 @@ class LanguageModel {
   // pass.states, sequences go on from them, and they are written back.
   void last_logits(Pass& pass, ConstTensor tokens, Tensor logits);
 
+  // The same logits for one token a sequence, tokens [S], by the operations of a decode step:
+  // logits are float32 (float64 for float64 models). Needs pass.states.
+  void decode(Pass& pass, ConstTensor tokens, Tensor logits);
+
   // Shapes of the state tensors of every layer for `sequences` sequences.
   std::vector<std::vector<Shape>> state_shapes(int64_t sequences) const;
 

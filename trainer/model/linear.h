@@ -1,6 +1,7 @@
 // y = x W^T without bias, and its gradients: the matrix products of every layer.
 #pragma once
 
+#include "kernels/decode.h"
 #include "trainer/model/parameters.h"
 #include "trainer/model/pass.h"
 
@@ -16,5 +17,20 @@ void linear_backward_input(Pass& pass, const Parameter& parameter, ConstTensor g
 // weight gradient += grad_output^T * input.
 void linear_backward_weight(Pass& pass, ConstTensor input, const Parameter& parameter,
                             ConstTensor grad_output);
+
+// A norm in front of a product of a decode step (kernels/decode.h).
+struct NormBefore {
+  kernels::DecodeNorm kind = kernels::DecodeNorm::none;
+  ConstTensor weight;  // or absent
+  double epsilon = 0;
+};
+
+// output = activation(norm(input) weight^T) for one token a sequence.
+void linear_decode(Pass& pass, ConstTensor input, const NormBefore& norm,
+                   const Parameter& parameter, kernels::DecodeActivation activation, Tensor output);
+
+// stream += norm(input) weight^T for one token a sequence.
+void linear_decode_onto(Pass& pass, ConstTensor input, const NormBefore& norm,
+                        const Parameter& parameter, Tensor stream);
 
 }  // namespace gsa

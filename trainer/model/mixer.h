@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "trainer/config/config.h"
+#include "trainer/model/linear.h"
 #include "trainer/model/parameters.h"
 #include "trainer/model/pass.h"
 
@@ -24,6 +25,10 @@ class TokenMixer {
   // that made the input writes it anew on its own way back, over grad_input if it likes.
   virtual void backward(Pass& pass, const InputAgain& input, ConstTensor grad_output,
                         Tensor grad_input) = 0;
+
+  // stream [S, D] += the mixer's output for norm(stream), one token a sequence from and to
+  // pass.states: what forward does in the recurrent form, in fewer operations (kernels/decode.h).
+  virtual void decode(Pass& pass, const NormBefore& norm, Tensor stream) = 0;
 
   // Dimensions of the state tensors of one sequence, without the sequence dimension; their size
   // does not depend on how much was read.

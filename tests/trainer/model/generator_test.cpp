@@ -4,11 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "tests/support/numeric.h"
 #include "tests/trainer/model/model_case.h"
-#include "trainer/model/sampler.h"
 
 namespace gsa::test {
 namespace {
@@ -39,7 +37,7 @@ TEST(Generator, PromptThenStepsGiveTheLogitsOfOneChunkedPass) {
     return std::vector<double>(begin, begin + static_cast<long>(vocabulary));
   };
 
-  Generator generator(model.engine(), 1);
+  Generator generator(model.engine(), {.sequences = 1});
   auto logits = generator.read({{tokens.begin(), tokens.begin() + prompt}});
   EXPECT_LT(relative_error({logits.begin(), logits.end()}, expected(prompt - 1)), form_tolerance);
   const size_t state_bytes = generator.state_bytes();
@@ -55,13 +53,13 @@ TEST(Generator, SequencesSideBySideAreIndependent) {
   model.randomize(3);
   const std::vector<std::vector<int32_t>> prompts = {random_tokens(5, 4), random_tokens(66, 5)};
   const std::vector<int32_t> next = {1, 2};
-  Generator both(model.engine(), 2);
+  Generator both(model.engine(), {.sequences = 2});
   both.read(prompts);
   const auto together = both.step(next);
   const std::vector<double> pair(together.begin(), together.end());
   std::vector<double> apart;
   for (size_t i = 0; i < prompts.size(); ++i) {
-    Generator one(model.engine(), 1);
+    Generator one(model.engine(), {});
     one.read({prompts[i]});
     const auto logits = one.step(std::span(&next[i], 1));
     apart.insert(apart.end(), logits.begin(), logits.end());
@@ -69,48 +67,135 @@ TEST(Generator, SequencesSideBySideAreIndependent) {
   EXPECT_LT(relative_error(pair, apart), form_tolerance);
 }
 
-TEST(Sampler, TemperatureZeroTakesTheMostProbable) {
-  Sampler sampler({.temperature = 0});
-  EXPECT_EQ(sampler.sample(std::vector<float>{0.5F, 3.0F, 2.0F}), 1);
+// The devices and precisions that this machine can test.
+struct Target {
+  Device device;
+  DType dtype;
+  double tolerance;  // of the decode step against the recurrent form
+};
+
+std::vector<Target> targets() {
+  // bfloat16 rounds in other places through a few layers.
+  constexpr double rounding = 3e-2;
+  std::vector<Target> targets = {{Device::cpu, DType::float32, form_tolerance},
+                                 {Device::cpu, DType::float64, form_tolerance}};
+  if (cuda_device_count() > 0) {
+    targets.push_back({Device::cuda, DType::float32, form_tolerance});
+    targets.push_back({Device::cuda, DType::bfloat16, rounding});
+  }
+  return targets;
 }
 
-TEST(Sampler, SameSeedGivesTheSameTokens) {
-  const std::vector<float> logits = {1.0F, 0.5F, 0.2F, 2.0F, -1.0F};
-  Sampler first({.seed = 7});
-  Sampler second({.seed = 7});
-  for (int i = 0; i < 50; ++i) {
-    EXPECT_EQ(first.sample(logits), second.sample(logits));
+std::vector<std::vector<int32_t>> some_prompts() {
+  return {random_tokens(9, 11), random_tokens(70, 12), random_tokens(1, 13)};
+}
+
+TEST(Generator, DecodeStepsGiveTheLogitsOfTheRecurrentForm) {
+  for (const Target& target : targets()) {
+    ModelCase model(small_model(), target.device, target.dtype);
+    model.randomize(21);
+    Generator fast(model.engine(), {.sequences = 3});
+    Generator reference(model.engine(), {.sequences = 3, .form = StepForm::recurrent});
+    fast.read(some_prompts());
+    reference.read(some_prompts());
+    for (uint64_t i = 0; i < 6; ++i) {
+      const std::vector<int32_t> tokens = random_tokens(3, 30 + i);
+      const auto got = fast.step(tokens);
+      const auto expected = reference.step(tokens);
+      EXPECT_LT(relative_error({got.begin(), got.end()}, {expected.begin(), expected.end()}),
+                target.tolerance)
+          << name_of(target.device) << " " << name_of(target.dtype) << " step " << i;
+    }
   }
 }
 
-TEST(Sampler, DrawsInProportion) {
-  constexpr int draws = 20000;
-  constexpr double three_sigma = 0.011;
-  Sampler sampler({.seed = 8});
-  const std::vector<float> logits = {std::log(0.2F), std::log(0.5F), std::log(0.3F)};
-  std::vector<int> counts(3, 0);
-  for (int i = 0; i < draws; ++i) {
-    ++counts[static_cast<size_t>(sampler.sample(logits))];
+// The text that a generator writes.
+std::vector<std::vector<int32_t>> written(Engine& engine, const GeneratorOptions& options,
+                                          const std::vector<std::vector<int32_t>>& prompts,
+                                          int count) {
+  Generator generator(engine, options);
+  generator.start(prompts);
+  std::vector<std::vector<int32_t>> texts(prompts.size());
+  for (int i = 0; i < count; ++i) {
+    const auto tokens = generator.next();
+    for (size_t n = 0; n < texts.size(); ++n) {
+      texts[n].push_back(tokens[n]);
+    }
   }
-  EXPECT_NEAR(counts[0] / double(draws), 0.2, three_sigma);
-  EXPECT_NEAR(counts[1] / double(draws), 0.5, three_sigma);
+  return texts;
 }
 
-TEST(Sampler, TopKAndTopPCutTheTail) {
-  const std::vector<float> logits = {std::log(0.5F), std::log(0.3F), std::log(0.15F),
-                                     std::log(0.05F)};
-  Sampler top_k({.top_k = 2, .seed = 9});
-  Sampler top_p({.top_p = 0.75, .seed = 9});
-  for (int i = 0; i < 500; ++i) {
-    EXPECT_LT(top_k.sample(logits), 2);
-    EXPECT_LT(top_p.sample(logits), 2);
+const kernels::SamplingOptions mixed_sampling{
+    .temperature = 0.8, .top_k = 30, .top_p = 0.9, .seed = 5};
+
+TEST(Generator, RecordedStepsWriteWhatSingleOnesDo) {
+  constexpr int count = 20;
+  for (const Target& target : targets()) {
+    ModelCase model(small_model(), target.device, target.dtype);
+    model.randomize(22);
+    const auto prompts = some_prompts();
+    const auto text =
+        written(model.engine(), {.sequences = 3, .sampling = {.temperature = 0}}, prompts, count);
+    Generator single(model.engine(), {.sequences = 3});
+    auto logits = single.read(prompts);
+    const size_t vocabulary = logits.size() / prompts.size();
+    for (size_t i = 0; i < count; ++i) {
+      std::vector<int32_t> tokens;
+      for (size_t n = 0; n < prompts.size(); ++n) {
+        const auto row = logits.subspan(n * vocabulary, vocabulary);
+        tokens.push_back(
+            static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin()));
+        EXPECT_EQ(text[n][i], tokens[n]) << name_of(target.device) << " token " << i;
+      }
+      logits = single.step(tokens);
+    }
   }
 }
 
-TEST(Sampler, RefusesOptionsOutOfRange) {
-  EXPECT_THROW(Sampler({.temperature = -1}), std::invalid_argument);
-  EXPECT_THROW(Sampler({.top_k = -1}), std::invalid_argument);
-  EXPECT_THROW(Sampler({.top_p = 0}), std::invalid_argument);
+TEST(Generator, TheSameSeedWritesTheSameText) {
+  constexpr int count = 25;
+  for (const Target& target : targets()) {
+    ModelCase model(small_model(), target.device, target.dtype);
+    model.randomize(23);
+    const GeneratorOptions options{.sequences = 3, .sampling = mixed_sampling};
+    EXPECT_EQ(written(model.engine(), options, some_prompts(), count),
+              written(model.engine(), options, some_prompts(), count));
+  }
+}
+
+TEST(Generator, ATextIsTheSameInAnyBatch) {
+  constexpr int count = 25;
+  ModelCase model(small_model(), Device::cpu, DType::float32);
+  model.randomize(23);
+  const auto prompts = some_prompts();
+  const auto together =
+      written(model.engine(), {.sequences = 3, .sampling = mixed_sampling}, prompts, count);
+  for (size_t n = 0; n < prompts.size(); ++n) {
+    const GeneratorOptions alone{.sampling = mixed_sampling,
+                                 .first_sequence = static_cast<int64_t>(n)};
+    EXPECT_EQ(written(model.engine(), alone, {prompts[n]}, count).front(), together[n]) << n;
+  }
+}
+
+TEST(Generator, DrawsOnlyWhatMayBeChosen) {
+  constexpr int64_t choices = 3;
+  ModelCase model(small_model(), Device::cpu, DType::float32);
+  model.randomize(24);
+  const auto texts =
+      written(model.engine(), {.sequences = 3, .choices = choices}, some_prompts(), 40);
+  for (const auto& text : texts) {
+    EXPECT_LT(*std::max_element(text.begin(), text.end()), choices);
+  }
+}
+
+TEST(Generator, RefusesWhatItCannotWrite) {
+  ModelCase model(small_model(), Device::cpu, DType::float32);
+  EXPECT_THROW(Generator(model.engine(), {.sequences = 0}), std::invalid_argument);
+  EXPECT_THROW(Generator(model.engine(), {.sampling = {.top_p = 0}}), std::invalid_argument);
+  Generator generator(model.engine(), {.sequences = 2});
+  EXPECT_THROW(generator.read({{1}}), std::invalid_argument);
+  EXPECT_THROW(generator.read({{1}, {}}), std::invalid_argument);
+  EXPECT_THROW(generator.next(), std::logic_error);
 }
 
 }  // namespace

@@ -79,6 +79,9 @@ TEST_F(Commands, MegatronsFormatIsWrittenAndTrainedOn) {
 TEST_F(Commands, BenchWritesJson) {
   expect("bench step tiny.yaml --steps 2 --json step.json", {"tokens_per_second", "products"});
   expect("bench op --device cpu --length 64 --json op.json", {"forward_ms", "backward_ms"});
+  expect("bench generate tiny.yaml --batch 2 --prompt 5 --tokens 3 --json generate.json",
+         {"tokens_per_second", "first_token_ms", "floor_ms"});
+  EXPECT_TRUE(std::filesystem::exists(place_->path() / "generate.json"));
   EXPECT_TRUE(std::filesystem::exists(place_->path() / "step.json"));
   EXPECT_TRUE(std::filesystem::exists(place_->path() / "op.json"));
 }

@@ -1,0 +1,171 @@
+// Products of a decode step: few rows times a whole weight matrix, bound by reading the weights
+// once. Bfloat16 runs on tensor cores, up to 8 sequences (decode_linear_few.cu) or up to 64
+// (decode_linear_wide.cu) at a time; a sequence's bits are the same in every batch of either kind.
+#include "kernels/cuda/decode_linear.h"
+
+#include "kernels/backends.h"
+
+namespace gsa::kernels::cuda {
+namespace {
+
+using decode::LinearArgs;
+using decode::swish;
+
+constexpr int warps = 8;
+constexpr int threads = warps * warp_size;
+
+__device__ inline float warp_sum(float value) {
+#pragma unroll
+  for (int lanes = warp_size / 2; lanes > 0; lanes /= 2) {
+    value += __shfl_xor_sync(~0U, value, lanes);
+  }
+  return value;
+}
+
+// Any sizes and types, a warp an output: float32, and what the tensor cores do not take.
+template <typename T>
+struct PlainArgs {
+  Rows<const T> input;
+  int rows;
+  int columns;
+  DecodeNorm norm;
+  const T* norm_weight;
+  float epsilon;
+  const T* weight;
+  int64_t up_offset;
+  int outputs;
+  Rows<const T> residual;
+  Rows<T> output;
+  Rows<float> float_output;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(threads) plain_kernel(const PlainArgs<T> args) {
+  const int lane = int(threadIdx.x) % warp_size;
+  const int output = int(blockIdx.x) * warps + int(threadIdx.x) / warp_size;
+  const int row = int(blockIdx.y);
+  if (output >= args.outputs) {
+    return;
+  }
+  const T* weight = args.weight + int64_t(output) * args.columns;
+  float squares = 0.0F;
+  float sum = 0.0F;
+  float up = 0.0F;
+  for (int k = lane; k < args.columns; k += warp_size) {
+    float x = to_float(*args.input.at(row, k));
+    x = args.norm == DecodeNorm::swish_rms_norm ? swish(x) : x;
+    squares += x * x;
+    x *= args.norm_weight != nullptr ? to_float(args.norm_weight[k]) : 1.0F;
+    sum += x * to_float(weight[k]);
+    up += args.up_offset != 0 ? x * to_float(weight[args.up_offset + k]) : 0.0F;
+  }
+  const float inverse = args.norm == DecodeNorm::none
+                            ? 1.0F
+                            : 1.0F / sqrtf(warp_sum(squares) / float(args.columns) + args.epsilon);
+  float y = warp_sum(sum) * inverse;
+  up = warp_sum(up) * inverse;
+  if (lane != 0) {
+    return;
+  }
+  y = args.up_offset != 0 ? swish(y) * up : y;
+  y += args.residual ? to_float(*args.residual.at(row, output)) : 0.0F;
+  if (args.output) {
+    *args.output.at(row, output) = from_float<T>(y);
+  } else {
+    *args.float_output.at(row, output) = y;
+  }
+}
+
+int64_t up_offset_of(const DecodeLinear& args) {
+  return args.activation == DecodeActivation::swiglu ? args.weight.count() / 2 : 0;
+}
+
+template <typename T>
+void run_plain(Stream& stream, const DecodeLinear& args) {
+  PlainArgs<T> plain{};
+  plain.input = rows_of<T>(args.input);
+  plain.rows = int(args.input.dim(0));
+  plain.columns = int(args.input.dim(1));
+  plain.norm = args.norm;
+  plain.norm_weight = elements_of<T>(args.norm_weight);
+  plain.epsilon = float(args.epsilon);
+  plain.weight = elements_of<T>(args.weight);
+  plain.up_offset = up_offset_of(args);
+  plain.outputs = int(args.output.dim(1));
+  plain.residual = rows_of<T>(args.residual);
+  if (args.output.dtype() == args.input.dtype()) {
+    plain.output = rows_of<T>(args.output);
+  } else {
+    plain.float_output = rows_of<float>(args.output);
+  }
+  const dim3 grid(blocks_of(plain.outputs, warps), unsigned(plain.rows));
+  plain_kernel<T><<<grid, threads, 0, native(stream)>>>(plain);
+  check_launch("decode_linear");
+}
+
+bool takes_tensor_cores(const DecodeLinear& args) {
+  const int64_t rows = args.input.dim(0);
+  const int64_t columns = args.input.dim(1);
+  return args.input.dtype() == DType::bfloat16 &&
+         are_aligned(args.input, args.weight, args.norm_weight) &&
+         (decode::takes_few(std::min<int64_t>(rows, decode::few_rows), columns) ||
+          (rows > decode::few_rows && decode::takes_wide(columns)));
+}
+
+LinearArgs linear_args(const DecodeLinear& args) {
+  LinearArgs linear{};
+  linear.columns = int(args.input.dim(1));
+  linear.norm = args.norm;
+  linear.norm_weight = elements_of<bfloat16>(args.norm_weight);
+  linear.epsilon = float(args.epsilon);
+  linear.weight = elements_of<bfloat16>(args.weight);
+  linear.up_offset = up_offset_of(args);
+  linear.outputs = int(args.output.dim(1));
+  linear.input_stride = args.input.row_stride();
+  linear.residual_stride = args.residual.row_stride();
+  linear.output_stride = args.output.row_stride();
+  return linear;
+}
+
+// The sequences [begin, end) of the product.
+LinearArgs slice_of(const DecodeLinear& args, LinearArgs linear, int64_t begin, int64_t end) {
+  const Tensor output = args.output.rows(begin, end);
+  linear.rows = int(end - begin);
+  linear.input = rows_of<bfloat16>(args.input.rows(begin, end)).data;
+  if (args.residual) {
+    linear.residual = rows_of<bfloat16>(args.residual.rows(begin, end)).data;
+  }
+  if (output.dtype() == DType::bfloat16) {
+    linear.output = rows_of<bfloat16>(output).data;
+  } else {
+    linear.float_output = rows_of<float>(output).data;
+  }
+  return linear;
+}
+
+}  // namespace
+
+void decode_linear(Stream& stream, const DecodeLinear& args, std::byte* /*workspace*/) {
+  const int64_t rows = args.input.dim(0);
+  if (rows == 0 || args.output.dim(1) == 0) {
+    return;
+  }
+  if (!takes_tensor_cores(args)) {
+    with_element(args.input.dtype(), "decode_linear",
+                 [&](auto element) { run_plain<decltype(element)>(stream, args); });
+    return;
+  }
+  const LinearArgs linear = linear_args(args);
+  const bool wide = rows > decode::few_rows && decode::takes_wide(linear.columns);
+  const int64_t most = wide ? decode::wide_rows : decode::few_rows;
+  for (int64_t begin = 0; begin < rows; begin += most) {
+    const LinearArgs slice = slice_of(args, linear, begin, std::min(begin + most, rows));
+    if (wide) {
+      decode::run_wide(stream, slice);
+    } else {
+      decode::run_few(stream, slice);
+    }
+  }
+}
+
+}  // namespace gsa::kernels::cuda

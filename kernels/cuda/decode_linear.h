@@ -1,0 +1,103 @@
+// The two ways in which products of a decode step run on tensor cores (decode_linear.cu), and what
+// they share.
+#pragma once
+
+#include "kernels/cuda/cluster.h"
+#include "kernels/cuda/dependent_launch.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/mma.h"
+#include "kernels/decode.h"
+
+namespace gsa::kernels::cuda::decode {
+
+inline constexpr int multiprocessors = 132;  // of an H100 or H200: a share of the outputs each
+inline constexpr int few_rows = 8;
+inline constexpr int wide_rows = 64;
+
+// Clusters that run at once, a block a multiprocessor: of each group of 16 or 18 multiprocessors,
+// clusters of four and more leave two unused.
+inline int clusters_of(int cluster) {
+  return (cluster > 2 ? multiprocessors - 4 : multiprocessors) / cluster;
+}
+
+struct LinearArgs {
+  const bfloat16* input;
+  int64_t input_stride;
+  int rows;     // B
+  int columns;  // K
+  DecodeNorm norm;
+  const bfloat16* norm_weight;  // or null
+  float epsilon;
+  const bfloat16* weight;
+  int64_t up_offset;         // elements from a gate's row to its up's; 0: no swiglu
+  int outputs;               // N
+  const bfloat16* residual;  // or null
+  int64_t residual_stride;
+  bfloat16* output;     // or null:
+  float* float_output;  // in float32
+  int64_t output_stride;
+  int cluster;  // blocks that share outputs, each with a part of the depth
+};
+
+// decode_linear_few.cu: up to 8 sequences; K a multiple of 32.
+bool takes_few(int64_t rows, int64_t columns);
+void run_few(Stream& stream, LinearArgs args);
+// decode_linear_wide.cu: up to 64 sequences; K a multiple of 64.
+bool takes_wide(int64_t columns);
+void run_wide(Stream& stream, LinearArgs args);
+
+// Elements [begin, end) that one of `count` has of a whole.
+struct Span {
+  int begin;
+  int end;
+  __host__ __device__ static Span share(Span whole, int index, int count) {
+    const int size = whole.end - whole.begin;
+    return {whole.begin + int(int64_t(size) * index / count),
+            whole.begin + int(int64_t(size) * (index + 1) / count)};
+  }
+  __host__ __device__ int size() const { return end - begin; }
+};
+
+__device__ inline float swish(float x) {
+  return x * sigmoid(x);
+}
+
+// x, a vector of the input, becomes what is multiplied: its swish and the norm's weight. Returns
+// the sum of the squares that the norm is made of.
+__device__ inline float apply_norm(const LinearArgs& args, float (&x)[vector_width],
+                                   const bfloat16* weight) {
+  float squares = 0.0F;
+#pragma unroll
+  for (int j = 0; j < vector_width; ++j) {
+    x[j] = args.norm == DecodeNorm::swish_rms_norm ? swish(x[j]) : x[j];
+    squares = fmaf(x[j], x[j], squares);
+  }
+  if (args.norm_weight != nullptr) {
+    float scale[vector_width];
+    load(weight, scale);
+#pragma unroll
+    for (int j = 0; j < vector_width; ++j) {
+      x[j] *= scale[j];
+    }
+  }
+  return squares;
+}
+
+__device__ inline float inverse_rms(const LinearArgs& args, float squares) {
+  return args.norm == DecodeNorm::none ? 1.0F
+                                       : rsqrtf(squares / float(args.columns) + args.epsilon);
+}
+
+// Writes output (n, output) from its sum, already normalized.
+__device__ inline void write_output(const LinearArgs& args, int n, int output, float y) {
+  if (args.residual != nullptr) {
+    y += to_float(args.residual[n * args.residual_stride + output]);
+  }
+  if (args.output != nullptr) {
+    args.output[n * args.output_stride + output] = from_float<bfloat16>(y);
+  } else {
+    args.float_output[n * args.output_stride + output] = y;
+  }
+}
+
+}  // namespace gsa::kernels::cuda::decode

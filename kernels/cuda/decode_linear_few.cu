@@ -1,0 +1,408 @@
+// Products of a decode step for up to 8 sequences: bound by reading the weights, and by how long
+// one kernel after another has nothing to read.
+//
+// Weights are the left operand of mma m16n8k16, 16 of their rows at a time (a *slot*: 8 gates and
+// their 8 ups for swiglu), sequences the 8 columns of the right one. The depth K is cut into 8
+// parts, a warp each, whatever the batch: a sequence's sums have one order.
+//
+//   cluster 1    a block has a share of the outputs; its 8 warps are the parts
+//   cluster c    inputs too large for one block: c blocks have a share of the outputs, a block 8/c
+//                of the parts, and so 1/c of the input in its shared memory; c slots side by side
+//
+// A lane takes 8 neighbours along K, 16 bytes, of two rows: they serve as the four columns of two
+// products, in another order than the tensor core's but the same for both operands. They travel
+// through shared memory by cp.async, each thread reading what it has copied itself: no barriers,
+// and 64 to 96 KB on their way for each of the two blocks that a multiprocessor holds, this
+// kernel's and the next one's, which fills its ring while this one ends.
+//
+// Shared memory: the ring; the input's columns of this block times the norm's weight, in bfloat16
+// (rows 64 bytes off a multiple of 128: no conflicts); the warps' partial sums of two rounds.
+#include "kernels/cuda/decode_linear.h"
+
+namespace gsa::kernels::cuda::decode {
+namespace {
+
+constexpr int parts = 8;
+constexpr int threads = parts * warp_size;
+constexpr int step_columns = 32;
+constexpr int step_vectors = step_columns / vector_width;
+constexpr int step_bytes = 2 * threads * piece_bytes;  // of a block
+constexpr int unit = 2;                                // steps that are waited for together
+constexpr int slot_rows = 16;
+constexpr int partial_floats = parts * slot_rows * few_rows;  // of a round
+constexpr int max_shared_bytes = 112 << 10;                   // two blocks a multiprocessor
+
+// Steps of 32 columns that come before a part.
+__host__ __device__ inline int first_step(int steps, int part) {
+  return steps * part / parts;
+}
+
+__host__ __device__ inline int input_row_bytes(int columns, int cluster) {
+  constexpr int banks_bytes = 128;
+  const int steps = (columns / step_columns + cluster - 1) / cluster;
+  const int bytes = steps * step_columns * int(sizeof(bfloat16));
+  return (bytes + banks_bytes - 1) / banks_bytes * banks_bytes + banks_bytes / 2;
+}
+
+struct SharedLayout {
+  int input;      // offset of the sequences' rows
+  int row_bytes;  // of each
+  int norm;       // offset of the norm's weight, as a row of the input
+  int partial;    // offset: [2 rounds][parts / cluster][cluster * slot_rows][few_rows]
+  int squares;    // offset: [rows][parts / cluster], sums of squares
+  int bytes;
+
+  __host__ __device__ SharedLayout(int rows, int columns, int cluster, bool has_norm, int steps) {
+    row_bytes = input_row_bytes(columns, cluster);
+    input = steps * step_bytes;
+    norm = input + rows * row_bytes;
+    partial = norm + (has_norm ? row_bytes : 0);
+    squares = partial + 2 * partial_floats * int(sizeof(float));
+    bytes = squares + rows * (parts / cluster) * int(sizeof(float));
+  }
+};
+
+__device__ inline float warp_sum(float value) {
+#pragma unroll
+  for (int lanes = warp_size / 2; lanes > 0; lanes /= 2) {
+    value += __shfl_xor_sync(~0U, value, lanes);
+  }
+  return value;
+}
+
+// Where a lane finds the weights of a slot: offsets of its row in the upper and in the lower half.
+struct SlotRows {
+  uint32_t upper;
+  uint32_t lower;
+  bool has_upper;
+  bool has_lower;
+
+  __device__ SlotRows(const LinearArgs& args, Span slot, int column, int lane) {
+    const int row = slot.begin + lane / 4;
+    const bool gated = args.up_offset != 0;
+    upper = uint32_t(row) * uint32_t(args.columns) + uint32_t(column + lane % 4 * vector_width);
+    lower = upper + (gated ? uint32_t(args.up_offset) : 8U * uint32_t(args.columns));
+    has_upper = row < slot.end;
+    has_lower = gated ? has_upper : row + 8 < slot.end;
+  }
+};
+
+// Which part of the work a warp has.
+struct WarpPlace {
+  int rank;         // of its block in the cluster
+  int block_parts;  // of each block
+  int part;         // in the block
+  int side;         // which of the slots that go side by side
+  int begin;        // the part's first step
+  int steps;
+  int offset;  // of the part's first column in the block's input
+  Span own;    // the cluster's outputs
+  int rounds;
+
+  __device__ WarpPlace(const LinearArgs& args, int warp)
+      : rank(args.cluster > 1 ? cluster_rank() : 0),
+        block_parts(parts / args.cluster),
+        part(warp % block_parts),
+        side(warp / block_parts) {
+    const int all_steps = args.columns / step_columns;
+    const int first = rank * block_parts;
+    begin = first_step(all_steps, first + part);
+    steps = first_step(all_steps, first + part + 1) - begin;
+    offset = (begin - first_step(all_steps, first)) * step_columns;
+    own = Span::share({0, args.outputs}, int(blockIdx.x) / args.cluster,
+                      int(gridDim.x) / args.cluster);
+    const int slot_outputs = args.up_offset != 0 ? slot_rows / 2 : slot_rows;
+    const int round_outputs = slot_outputs * args.cluster;
+    rounds = (own.size() + round_outputs - 1) / round_outputs;
+  }
+  __device__ Span slot(const LinearArgs& args, int round, int of_side) const {
+    return round < rounds ? Span::share(own, round * args.cluster + of_side, rounds * args.cluster)
+                          : Span{0, 0};
+  }
+};
+
+// The ring of weights on their way: steps are asked for in the order of use, `depth` ahead.
+template <int depth>
+class WeightRing {
+ public:
+  __device__ WeightRing(const LinearArgs& args, const WarpPlace& place, unsigned char* shared,
+                        int lane)
+      : args_(args),
+        place_(place),
+        lane_(lane),
+        slots_(shared + int(threadIdx.x) * piece_bytes),
+        address_(shared_address(slots_)),
+        rows_(args, place.slot(args, 0, place.side), place.begin * step_columns, lane) {}
+
+  // Asks for the next unit of steps.
+  __device__ void ask() {
+#pragma unroll
+    for (int i = 0; i < unit; ++i) {
+      const uint32_t along = uint32_t((step_ + i) * step_columns);
+      const bool exists = step_ + i < place_.steps;
+      const uint32_t target = address_ + uint32_t(asked_ + i) * step_bytes;
+      copy_piece(target, args_.weight + (exists && rows_.has_upper ? rows_.upper + along : 0U),
+                 exists && rows_.has_upper);
+      copy_piece(target + step_bytes / 2,
+                 args_.weight + (exists && rows_.has_lower ? rows_.lower + along : 0U),
+                 exists && rows_.has_lower);
+    }
+    commit_copies();
+    asked_ = asked_ + unit == depth ? 0 : asked_ + unit;
+    step_ += unit;
+    if (step_ >= place_.steps) {
+      step_ = 0;
+      ++round_;
+      rows_ = SlotRows(args_, place_.slot(args_, round_, place_.side), place_.begin * step_columns,
+                       lane_);
+    }
+  }
+
+  // Waits for the oldest unit; its steps are then `at(0)`, `at(1)`, ... until the next `take`.
+  __device__ void take() {
+    wait_copies<depth / unit - 1>();
+    taken_ = next_;
+    next_ = next_ + unit == depth ? 0 : next_ + unit;
+  }
+  __device__ const uint4* at(int i) const {
+    return reinterpret_cast<const uint4*>(slots_ + (taken_ + i) * step_bytes);
+  }
+  static constexpr int lower = step_bytes / 2 / int(sizeof(uint4));  // from upper to lower rows
+
+ private:
+  const LinearArgs& args_;
+  const WarpPlace& place_;
+  int lane_;
+  unsigned char* slots_;
+  uint32_t address_;
+  SlotRows rows_;
+  int round_ = 0;
+  int step_ = 0;
+  int asked_ = 0;
+  int taken_ = 0;
+  int next_ = 0;
+};
+
+// The norm's weight for the block's columns to shared memory: no kernel in front writes it.
+__device__ inline void stage_norm(const LinearArgs& args, const WarpPlace& place, bfloat16* target,
+                                  int lane) {
+  using Piece = Vector<bfloat16, vector_width>;
+  const bfloat16* source = args.norm_weight + place.begin * step_columns;
+  for (int v = lane; v < place.steps * step_vectors; v += warp_size) {
+    Piece::load(source + v * vector_width).store(target + place.offset + v * vector_width);
+  }
+}
+
+// The block's columns of the input, times the norm's weight, to shared memory, a warp a (sequence,
+// part), `batch` sequences at a time; the sums of squares beside it.
+__device__ void stage_input(const LinearArgs& args, const WarpPlace& place,
+                            const SharedLayout& layout, unsigned char* shared, int lane) {
+  constexpr int batch = 4;
+  const auto* norm = reinterpret_cast<const bfloat16*>(shared + layout.norm);
+  float* squares = reinterpret_cast<float*>(shared + layout.squares);
+  for (int first = place.side; first < args.rows; first += batch * args.cluster) {
+    float sums[batch] = {};
+    for (int v = lane; v < place.steps * step_vectors; v += warp_size) {
+      const int column = place.begin * step_columns + v * vector_width;
+      const int at = place.offset + v * vector_width;
+      Vector<bfloat16, vector_width> loaded[batch];
+#pragma unroll
+      for (int i = 0; i < batch; ++i) {
+        const int row = min(first + i * args.cluster, args.rows - 1);
+        loaded[i] =
+            Vector<bfloat16, vector_width>::load(args.input + row * args.input_stride + column);
+      }
+#pragma unroll
+      for (int i = 0; i < batch; ++i) {
+        const int row = first + i * args.cluster;
+        if (row < args.rows) {
+          float x[vector_width];
+          loaded[i].unpack(x);
+          sums[i] += apply_norm(args, x, norm + at);
+          store(reinterpret_cast<bfloat16*>(shared + layout.input + row * layout.row_bytes) + at,
+                x);
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < batch; ++i) {
+      const int row = first + i * args.cluster;
+      const float sum = warp_sum(sums[i]);
+      if (lane == 0 && row < args.rows) {
+        squares[row * place.block_parts + place.part] = sum;
+      }
+    }
+  }
+}
+
+// Adds up the parts of one slot (all blocks of the cluster have some) and writes its outputs.
+__device__ void finish_slot(const LinearArgs& args, const WarpPlace& place,
+                            const SharedLayout& layout, unsigned char* shared, int round) {
+  const float* partial =
+      reinterpret_cast<const float*>(shared + layout.partial) + round % 2 * partial_floats;
+  const float* squares = reinterpret_cast<const float*>(shared + layout.squares);
+  const bool gated = args.up_offset != 0;
+  const int row = int(threadIdx.x) % slot_rows;
+  const int n = int(threadIdx.x) / slot_rows;
+  const Span slot = place.slot(args, round, place.rank);
+  if (slot.begin + row >= slot.end || n >= args.rows || (gated && row >= slot_rows / 2)) {
+    return;
+  }
+  const auto add_parts = [&](auto&& address_of) {
+    float values[parts];
+#pragma unroll
+    for (int part = 0; part < parts; ++part) {
+      const float* own = address_of(part % place.block_parts);
+      values[part] = args.cluster == 1
+                         ? *own
+                         : load_shared_in(shared_address_in(own, part / place.block_parts));
+    }
+    float sum = 0.0F;
+#pragma unroll
+    for (int part = 0; part < parts; ++part) {
+      sum += values[part];
+    }
+    return sum;
+  };
+  const auto product = [&](int of_row) {
+    return add_parts([&](int part) {
+      return partial + ((part * args.cluster + place.rank) * slot_rows + of_row) * few_rows + n;
+    });
+  };
+  const float inverse = inverse_rms(
+      args, add_parts([&](int part) { return squares + n * place.block_parts + part; }));
+  float y = product(row) * inverse;
+  if (gated) {
+    y = swish(y) * (product(row + slot_rows / 2) * inverse);
+  }
+  write_output(args, n, slot.begin + row, y);
+}
+
+__device__ inline void barrier(int cluster) {
+  if (cluster > 1) {
+    cluster_arrive();
+    cluster_wait();
+  } else {
+    __syncthreads();
+  }
+}
+
+template <int depth>
+__global__ void __launch_bounds__(threads, 2) few_kernel(const LinearArgs args) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  let_next_start();
+  const int lane = int(threadIdx.x) % warp_size;
+  const WarpPlace place(args, int(threadIdx.x) / warp_size);
+  const SharedLayout layout(args.rows, args.columns, args.cluster, args.norm_weight != nullptr,
+                            depth);
+  WeightRing<depth> ring(args, place, shared, lane);
+#pragma unroll
+  for (int i = 0; i < depth / unit - 1; ++i) {
+    ring.ask();
+  }
+  if (args.norm_weight != nullptr) {
+    stage_norm(args, place, reinterpret_cast<bfloat16*>(shared + layout.norm), lane);
+  }
+
+  wait_for_previous();
+  stage_input(args, place, layout, shared, lane);
+  barrier(args.cluster);
+
+  const LanePlace corner(lane);
+  const int n = lane / 4;
+  const unsigned char* input = shared + layout.input + min(n, args.rows - 1) * layout.row_bytes +
+                               (place.offset + lane % 4 * vector_width) * int(sizeof(bfloat16));
+  const int units = (place.steps + unit - 1) / unit;
+  for (int round = 0; round < place.rounds; ++round) {
+    float sums[4] = {};
+    for (int i = 0; i < units; ++i) {
+      ring.ask();
+      ring.take();
+#pragma unroll
+      for (int j = 0; j < unit; ++j) {
+        const int step = i * unit + j;
+        const uint4 upper = ring.at(j)[0];
+        const uint4 lower = ring.at(j)[WeightRing<depth>::lower];
+        uint4 x{0, 0, 0, 0};
+        if (step < place.steps && n < args.rows) {
+          x = *reinterpret_cast<const uint4*>(input + step * step_columns * int(sizeof(bfloat16)));
+        }
+        const uint32_t first[4] = {upper.x, lower.x, upper.y, lower.y};
+        const uint32_t second[4] = {upper.z, lower.z, upper.w, lower.w};
+        multiply_tile(sums, first, x.x, x.y);
+        multiply_tile(sums, second, x.z, x.w);
+      }
+    }
+    float* partial =
+        reinterpret_cast<float*>(shared + layout.partial) + round % 2 * partial_floats +
+        ((place.part * args.cluster + place.side) * slot_rows + corner.row) * few_rows +
+        corner.column;
+    *reinterpret_cast<float2*>(partial) = make_float2(sums[0], sums[1]);
+    *reinterpret_cast<float2*>(partial + 8 * few_rows) = make_float2(sums[2], sums[3]);
+    barrier(args.cluster);
+    finish_slot(args, place, layout, shared, round);
+  }
+  wait_copies<0>();
+  if (args.cluster > 1) {
+    barrier(args.cluster);  // nobody leaves while its memory is read
+  }
+}
+
+// The deepest ring, and the smallest cluster, with which two blocks fit a multiprocessor.
+struct Partition {
+  int cluster = 0;  // 0: none fits
+  int depth = 0;
+
+  Partition(int64_t rows, int64_t columns, bool has_norm) {
+    for (const int smallest_depth : {8, 4}) {
+      for (int count = 1; count <= parts; count *= 2) {
+        for (const int steps : {12, 10, 8, 4}) {
+          const SharedLayout layout(int(rows), int(columns), count, has_norm, steps);
+          if (steps >= smallest_depth && layout.bytes <= max_shared_bytes) {
+            cluster = count;
+            depth = steps;
+            return;
+          }
+        }
+      }
+    }
+  }
+};
+
+template <int depth>
+void launch(Stream& stream, const LinearArgs& args) {
+  const int clusters = clusters_of(args.cluster);
+  const int slots = (args.outputs + slot_rows - 1) / slot_rows;
+  const int used = std::min(clusters, std::max(1, slots));
+  const SharedLayout layout(args.rows, args.columns, args.cluster, args.norm_weight != nullptr,
+                            depth);
+  launch_dependent(few_kernel<depth>,
+                   {.blocks = unsigned(used * args.cluster),
+                    .threads = threads,
+                    .cluster = unsigned(args.cluster),
+                    .shared_bytes = size_t(layout.bytes)},
+                   args, stream, "decode_linear");
+}
+
+}  // namespace
+
+bool takes_few(int64_t rows, int64_t columns) {
+  return rows <= few_rows && columns % step_columns == 0 &&
+         Partition(rows, columns, true).cluster > 0;
+}
+
+void run_few(Stream& stream, LinearArgs args) {
+  const Partition partition(args.rows, args.columns, args.norm_weight != nullptr);
+  args.cluster = partition.cluster;
+  if (partition.depth == 12) {
+    launch<12>(stream, args);
+  } else if (partition.depth == 10) {
+    launch<10>(stream, args);
+  } else if (partition.depth == 8) {
+    launch<8>(stream, args);
+  } else {
+    launch<4>(stream, args);
+  }
+}
+
+}  // namespace gsa::kernels::cuda::decode

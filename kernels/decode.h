@@ -1,0 +1,72 @@
+// The operations of a decode step: one token a sequence, where a product's cost is reading its
+// weights. Each does in one pass what training does in several operations: the norm before a
+// product, the activation or the residual addition behind it, and the activations around the
+// recurrent GSA step.
+//
+// On CUDA these overlap with what comes before them on the stream: weights, and in gsa_decode the
+// states, are read ahead. A step therefore begins with another operation (the embedding), and goes
+// through each layer's states once.
+//
+// Rows are sequences. A row's result has the same bits whatever other rows there are, so that a
+// text does not depend on the batch that it is written in.
+#pragma once
+
+#include "kernels/device.h"
+
+namespace gsa::kernels {
+
+// What happens to the input before the product.
+enum class DecodeNorm : uint8_t {
+  none,           // x = input
+  rms_norm,       // x = RMSNorm(input)
+  swish_rms_norm  // x = RMSNorm(swish(input))
+};
+
+// What happens to the product y = x weight^T.
+enum class DecodeActivation : uint8_t {
+  none,   // output = y, or residual + y
+  swiglu  // output = swish(gate) * up: gate is the first half of y's columns, up the second
+};
+
+// On CUDA the norm is applied around the product: x = input * norm_weight is rounded to the
+// weights' dtype, and 1 / rms multiplies the float32 sums.
+struct DecodeLinear {
+  ConstTensor input;  // [B, K]
+  DecodeNorm norm = DecodeNorm::none;
+  ConstTensor norm_weight;  // [K], or absent: ones
+  double epsilon = 1e-6;
+  ConstTensor weight;  // [N, K], contiguous; [2N, K] with swiglu
+  DecodeActivation activation = DecodeActivation::none;
+  ConstTensor residual;  // [B, N] added to the product, or absent; not with swiglu
+  Tensor output;         // [B, N] of the input's dtype or float32; may be `residual`
+
+  double flops() const {
+    return 2.0 * double(input.dim(0)) * double(weight.dim(0)) * double(weight.dim(1));
+  }
+  void check() const;
+};
+
+// One token of gated slot attention (kernels/gsa.h) a sequence, from the projections:
+//   q, k, v = swish of their columns;  log alpha = logsigmoid(gate columns) / gate_normalizer
+// States go on in place. Grouped heads as in kernels/gsa.h.
+struct GsaDecode {
+  ConstTensor projected;  // [B, H_q*K + H*K + H*V + H*M]: q, k, v, gate side by side
+  int64_t query_heads = 1;
+  int64_t heads = 1;
+  double gate_normalizer = 8;
+  double scale = 1;
+  Tensor key_state;    // [B, H_q, K, M] float32 (float64 if projected is)
+  Tensor value_state;  // [B, H_q, M, V]
+  Tensor output;       // [B, H_q * V]
+
+  int64_t key_dim() const { return key_state.dim(2); }
+  int64_t slots() const { return key_state.dim(3); }
+  int64_t value_dim() const { return value_state.dim(3); }
+  double flops() const { return 4.0 * double(key_state.count() + value_state.count()); }
+  void check() const;
+};
+
+void decode_linear(Stream& stream, const DecodeLinear& args);
+void gsa_decode(Stream& stream, const GsaDecode& args);
+
+}  // namespace gsa::kernels

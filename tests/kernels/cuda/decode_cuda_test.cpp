@@ -1,0 +1,214 @@
+// The operations of a decode step on CUDA against the CPU, in all their partitions.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kernels/captured_work.h"
+#include "tests/kernels/cuda/both_devices.h"
+
+namespace gsa::kernels {
+namespace {
+
+using test::Bench;
+using test::expect_as_on_cpu;
+
+class CudaDecode : public testing::Test {
+ protected:
+  void SetUp() override { GSA_SKIP_WITHOUT_CUDA() }
+};
+
+struct LinearCase {
+  int64_t rows;
+  int64_t columns;  // K
+  int64_t outputs;  // N
+};
+
+// Batches of one to several tiles and slices; depths with parts of equal and unequal lengths, with
+// fewer steps than parts, and with no multiple of 32; inputs that need clusters of 1 to 8.
+const LinearCase linear_cases[] = {
+    {1, 2048, 6400}, {1, 5632, 2048}, {3, 256, 40},     {8, 2048, 333},
+    {5, 32, 7},      {13, 704, 264},  {16, 2048, 96},   {27, 5632, 80},
+    {40, 2048, 512}, {64, 2048, 700}, {64, 5632, 2048}, {70, 96, 48},
+    {4, 45, 19},     {20, 6912, 100}, {8, 5632, 333},   {12, 576, 33}};
+
+std::string text(const char* what, const LinearCase& size) {
+  return std::string(what) + " " + std::to_string(size.rows) + " x " +
+         std::to_string(size.columns) + " -> " + std::to_string(size.outputs);
+}
+
+void run_linear(Bench& bench, const LinearCase& size, DecodeNorm norm, DecodeActivation activation,
+                bool residual, DType result) {
+  const bool gated = activation == DecodeActivation::swiglu;
+  const double scale = 3.0 / std::sqrt(double(size.columns));
+  const Tensor input = bench.random({size.rows, size.columns}, -2, 2);
+  const Tensor weight =
+      bench.random({gated ? 2 * size.outputs : size.outputs, size.columns}, -scale, scale);
+  DecodeLinear args{
+      .input = input, .norm = norm, .weight = weight, .activation = activation, .output = {}};
+  if (norm != DecodeNorm::none) {
+    args.norm_weight = bench.random({size.columns}, 0.5, 1.5);
+  }
+  args.output = residual ? bench.random({size.rows, size.outputs})
+                         : bench.output(result, {size.rows, size.outputs});
+  args.residual = residual ? args.output : Tensor();
+  decode_linear(bench.stream(), args);
+  bench.keep("output", args.output);
+}
+
+TEST_F(CudaDecode, LinearWithNormAndResidualIsAsOnTheCpu) {
+  for (const LinearCase& size : linear_cases) {
+    expect_as_on_cpu(text("decode_linear rms_norm", size), [&](Bench& bench) {
+      run_linear(bench, size, DecodeNorm::rms_norm, DecodeActivation::none, false, bench.dtype());
+    });
+    expect_as_on_cpu(text("decode_linear swish_rms_norm + residual", size), [&](Bench& bench) {
+      run_linear(bench, size, DecodeNorm::swish_rms_norm, DecodeActivation::none, true,
+                 bench.dtype());
+    });
+  }
+}
+
+TEST_F(CudaDecode, LinearWithSwigluAndFloatResultIsAsOnTheCpu) {
+  for (const LinearCase& size : linear_cases) {
+    expect_as_on_cpu(text("decode_linear swiglu", size), [&](Bench& bench) {
+      run_linear(bench, size, DecodeNorm::rms_norm, DecodeActivation::swiglu, false, bench.dtype());
+    });
+    expect_as_on_cpu(text("decode_linear to float32", size), [&](Bench& bench) {
+      run_linear(bench, size, DecodeNorm::none, DecodeActivation::none, false, DType::float32);
+    });
+  }
+}
+
+// The bits of a sequence's outputs, computed among `rows` others.
+std::vector<std::byte> first_row_bits(int64_t rows, int64_t columns) {
+  constexpr int64_t outputs = 200;
+  Bench bench(Device::cuda, DType::bfloat16, true);
+  const Tensor weight = bench.random({outputs, columns}, -0.1, 0.1);
+  const Tensor norm_weight = bench.random({columns}, 0.5, 1.5);
+  const Tensor row = bench.random({1, columns});
+  const Tensor others = bench.random({rows, columns});
+  copy(bench.stream(), row, others.rows(0, 1));
+  const Tensor output = bench.output({rows, outputs});
+  decode_linear(bench.stream(), {.input = others,
+                                 .norm = DecodeNorm::rms_norm,
+                                 .norm_weight = norm_weight,
+                                 .weight = weight,
+                                 .output = output});
+  bench.keep("output", output);
+  std::vector<std::byte> bits = bench.results().front().bits;
+  bits.resize(size_t(outputs) * size_of(DType::bfloat16));
+  return bits;
+}
+
+// Up to eight sequences are computed in one way, more in another.
+TEST_F(CudaDecode, LinearGivesASequenceTheSameBitsInAnyBatch) {
+  for (const int64_t columns : {2048, 5632}) {
+    const std::vector<std::byte> alone = first_row_bits(1, columns);
+    for (const int64_t rows : {2, 5, 8}) {
+      EXPECT_TRUE(first_row_bits(rows, columns) == alone) << rows << " rows of " << columns;
+    }
+    const std::vector<std::byte> among_many = first_row_bits(9, columns);
+    for (const int64_t rows : {16, 33, 64, 100}) {
+      EXPECT_TRUE(first_row_bits(rows, columns) == among_many) << rows << " rows of " << columns;
+    }
+  }
+}
+
+TEST_F(CudaDecode, CapturedWorkRunsAsOftenAsAsked) {
+  Bench bench(Device::cuda, DType::float32, false);
+  const Tensor ones = bench.values(DType::float32, {3}, {1, 1, 1});
+  const Tensor sum = bench.values(DType::float64, {1}, {0.5});
+  CapturedWork work(bench.stream(),
+                    [&] { squared_norm(bench.stream(), {.input = ones, .sum = sum}); });
+  bench.keep("recorded", sum);
+  work.run();
+  work.run();
+  bench.keep("run twice", sum);
+  EXPECT_EQ(bench.results()[0].values.front(), 0.5);
+  EXPECT_EQ(bench.results()[1].values.front(), 6.5);
+  EXPECT_THROW(CapturedWork(bench.stream(), [] { throw std::logic_error("in between"); }),
+               std::logic_error);
+  work.run();  // the stream is as it was
+  bench.keep("run again", sum);
+  EXPECT_EQ(bench.results()[2].values.front(), 9.5);
+}
+
+struct StateCase {
+  int64_t sequences;
+  int64_t query_heads;
+  int64_t heads;
+  int64_t key_dim;
+  int64_t value_dim;
+  int64_t slots;
+};
+const StateCase state_cases[] = {{1, 4, 4, 512, 512, 64}, {9, 4, 4, 512, 512, 64},
+                                 {2, 5, 5, 512, 512, 64}, {2, 4, 4, 640, 640, 64},
+                                 {3, 8, 2, 128, 128, 64}, {2, 2, 2, 512, 512, 128},
+                                 {2, 4, 2, 24, 40, 16},   {1, 1, 1, 12, 4, 20}};
+
+TEST_F(CudaDecode, GsaStepsAreAsOnTheCpu) {
+  for (const StateCase& size : state_cases) {
+    const std::string name = "gsa_decode B" + std::to_string(size.sequences) + " H" +
+                             std::to_string(size.query_heads) + "/" + std::to_string(size.heads) +
+                             " K" + std::to_string(size.key_dim) + " V" +
+                             std::to_string(size.value_dim) + " M" + std::to_string(size.slots);
+    expect_as_on_cpu(name, [&](Bench& bench) {
+      const int64_t columns = size.query_heads * size.key_dim +
+                              size.heads * (size.key_dim + size.value_dim + size.slots);
+      const Tensor key_state = bench.random_float(
+          {size.sequences, size.query_heads, size.key_dim, size.slots}, -0.2, 0.2);
+      const Tensor value_state =
+          bench.random_float({size.sequences, size.query_heads, size.slots, size.value_dim});
+      for (int step = 0; step < 2; ++step) {
+        const Tensor output = bench.output({size.sequences, size.query_heads * size.value_dim});
+        gsa_decode(bench.stream(), {.projected = bench.random({size.sequences, columns}, -2, 2),
+                                    .query_heads = size.query_heads,
+                                    .heads = size.heads,
+                                    .key_state = key_state,
+                                    .value_state = value_state,
+                                    .output = output});
+        bench.keep("output", output);
+      }
+      bench.keep("key_state", key_state);
+      bench.keep("value_state", value_state);
+    });
+  }
+}
+
+TEST_F(CudaDecode, SamplesTheTokensOfTheCpu) {
+  const SamplingOptions options[] = {{.temperature = 0},
+                                     {.seed = 1},
+                                     {.temperature = 0.7, .top_k = 40, .seed = 2},
+                                     {.top_p = 0.9, .seed = 3},
+                                     {.temperature = 1.3, .top_k = 1000, .top_p = 0.5, .seed = 4},
+                                     {.temperature = 0.01, .top_p = 1e-9, .seed = 5}};
+  for (const SamplingOptions& option : options) {
+    for (const int64_t vocabulary : {1, 33, 32000}) {
+      for (const bool rounded : {false, true}) {  // rounded: many are equally probable
+        std::vector<std::vector<double>> tokens;
+        for (const Device device : {Device::cpu, Device::cuda}) {
+          Bench bench(device, DType::float32, rounded);
+          const Tensor logits = bench.random({64, vocabulary}, -9, 9, test::odd_gaps);
+          const Tensor positions = bench.integers(bench.random_integers(64, 1000));
+          const Tensor drawn = bench.output(DType::int32, {64});
+          for (int i = 0; i < 3; ++i) {
+            sample_tokens(bench.stream(), {.logits = logits,
+                                           .options = option,
+                                           .first_sequence = 5,
+                                           .positions = positions,
+                                           .tokens = drawn});
+            bench.keep("tokens", drawn);
+          }
+          bench.keep("positions", positions);
+          tokens.emplace_back();
+          for (const Bench::Result& result : bench.results()) {
+            tokens.back().insert(tokens.back().end(), result.values.begin(), result.values.end());
+          }
+        }
+        EXPECT_EQ(tokens[0], tokens[1]) << "seed " << option.seed << ", " << vocabulary;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gsa::kernels

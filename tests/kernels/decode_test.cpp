@@ -1,0 +1,182 @@
+// The operations of a decode step against the operations of training that they take the place of.
+#include "kernels/decode.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/activation.h"
+#include "kernels/glu.h"
+#include "kernels/gsa.h"
+#include "kernels/matmul.h"
+#include "kernels/rms_norm.h"
+#include "tests/support/numeric.h"
+#include "tests/support/scratch.h"
+
+namespace gsa::kernels {
+namespace {
+
+using test::HostTensor;
+using test::relative_error;
+
+constexpr int64_t rows = 5;
+constexpr int64_t columns = 37;
+constexpr int64_t outputs = 23;
+constexpr int64_t padding = 3;
+
+class CpuDecode : public testing::TestWithParam<DType> {
+ protected:
+  DType dtype() const { return GetParam(); }
+  double tolerance() const {
+    return dtype() == DType::float64 ? test::double_tolerance : test::float_tolerance;
+  }
+  HostTensor random(Shape shape, double low = -1, double high = 1, int64_t gap = 0) {
+    return HostTensor::random(dtype(), shape, random_, low, high, gap);
+  }
+  HostTensor output(Shape shape) const { return {dtype(), shape}; }
+
+  test::Random random_{17};
+  test::TestStream stream_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, CpuDecode, testing::Values(DType::float32, DType::float64),
+                         [](const auto& suite) { return name_of(suite.param); });
+
+TEST_P(CpuDecode, LinearIsNormProductAndActivation) {
+  const HostTensor input = random({rows, columns}, -2, 2, padding);
+  const HostTensor weight = random({2 * outputs, columns});
+  const HostTensor norm_weight = random({columns}, 0.5, 1.5);
+  const HostTensor normalized = output({rows, columns});
+  const HostTensor inverse_rms = output({rows});
+  const HostTensor product = output({rows, 2 * outputs});
+  const HostTensor expected = output({rows, outputs});
+  rms_norm_forward(stream_, {.input = input,
+                             .weight = norm_weight,
+                             .epsilon = 1e-3,
+                             .output = normalized,
+                             .inverse_rms = inverse_rms});
+  matmul(stream_, {.a = normalized, .b = weight, .transpose_b = Transpose::yes, .c = product});
+  swiglu_forward(stream_, {.gate_up = product, .output = expected});
+
+  const HostTensor got(dtype(), {rows, outputs}, padding);
+  decode_linear(stream_, {.input = input,
+                          .norm = DecodeNorm::rms_norm,
+                          .norm_weight = norm_weight,
+                          .epsilon = 1e-3,
+                          .weight = weight,
+                          .activation = DecodeActivation::swiglu,
+                          .output = got});
+  EXPECT_LT(relative_error(got.values(), expected.values()), tolerance());
+  EXPECT_TRUE(got.gaps_are_untouched());
+}
+
+TEST_P(CpuDecode, LinearAddsToTheResidualInPlace) {
+  const HostTensor input = random({rows, columns}, -2, 2);
+  const HostTensor weight = random({outputs, columns});
+  const HostTensor stream = random({rows, outputs}, -1, 1, padding);
+  const HostTensor normalized = output({rows, columns});
+  const HostTensor inverse_rms = output({rows});
+  const HostTensor product = output({rows, outputs});
+  swish_rms_norm_forward(
+      stream_, {.input = input, .weight = {}, .output = normalized, .inverse_rms = inverse_rms});
+  matmul(stream_, {.a = normalized, .b = weight, .transpose_b = Transpose::yes, .c = product});
+  std::vector<double> expected = stream.values();
+  for (size_t i = 0; i < expected.size(); ++i) {
+    expected[i] += product.get(static_cast<int64_t>(i));
+  }
+  decode_linear(stream_, {.input = input,
+                          .norm = DecodeNorm::swish_rms_norm,
+                          .epsilon = 1e-5,
+                          .weight = weight,
+                          .residual = stream,
+                          .output = stream});
+  EXPECT_LT(relative_error(stream.values(), expected), tolerance());
+}
+
+TEST_P(CpuDecode, RowsDoNotDependOnEachOther) {
+  const HostTensor input = random({rows, columns});
+  const HostTensor weight = random({outputs, columns});
+  const HostTensor all = output({rows, outputs});
+  decode_linear(stream_, {.input = input, .weight = weight, .output = all});
+  const Tensor inputs = input;
+  for (int64_t n = 0; n < rows; ++n) {
+    const HostTensor one = output({1, outputs});
+    decode_linear(stream_, {.input = inputs.rows(n, n + 1), .weight = weight, .output = one});
+    for (int64_t i = 0; i < outputs; ++i) {
+      EXPECT_EQ(one.get(i), all.get(n * outputs + i));
+    }
+  }
+}
+
+TEST_P(CpuDecode, LinearRefusesWhatDoesNotFit) {
+  const HostTensor input = random({rows, columns});
+  const HostTensor weight = random({outputs, columns});
+  const HostTensor right = output({rows, outputs});
+  const HostTensor wrong = output({rows, outputs - 1});
+  EXPECT_THROW(decode_linear(stream_, {.input = input, .weight = weight, .output = wrong}),
+               std::invalid_argument);
+  EXPECT_THROW(decode_linear(stream_, {.input = input,
+                                       .weight = weight,
+                                       .activation = DecodeActivation::swiglu,
+                                       .output = right}),
+               std::invalid_argument);
+}
+
+TEST_P(CpuDecode, GsaStepIsTheRecurrentForm) {
+  constexpr int64_t query_heads = 4;
+  constexpr int64_t heads = 2;
+  constexpr int64_t dim = 8;
+  constexpr int64_t slots = 16;
+  constexpr int64_t activated = (query_heads + 2 * heads) * dim;
+  constexpr int64_t all = activated + heads * slots;
+  const HostTensor key_state = random({rows, query_heads, dim, slots});
+  const HostTensor value_state = random({rows, query_heads, slots, dim});
+  const HostTensor expected_key(dtype(), {rows, query_heads, dim, slots}, key_state.values());
+  const HostTensor expected_value(dtype(), {rows, query_heads, slots, dim}, value_state.values());
+  std::vector<int32_t> offsets(rows + 1);
+  for (int64_t i = 0; i <= rows; ++i) {
+    offsets[static_cast<size_t>(i)] = static_cast<int32_t>(i);
+  }
+  for (int step = 0; step < 3; ++step) {
+    const HostTensor projected = random({rows, all}, -2, 2, padding);
+    const Tensor columns_of = projected;
+    const HostTensor qkv = output({rows, activated});
+    const HostTensor log_alpha = output({rows, heads * slots});
+    const HostTensor expected = output({rows, query_heads, dim});
+    swish_forward(stream_, {.input = columns_of.columns(0, activated), .output = qkv});
+    log_gate_forward(
+        stream_,
+        {.input = columns_of.columns(activated, all), .normalizer = 4, .log_alpha = log_alpha});
+    const Tensor parts = qkv;
+    const auto view = [&](int64_t begin, int64_t count) {
+      return parts.columns(begin * dim, (begin + count) * dim).reshape({rows, count, dim});
+    };
+    gsa_recurrent_forward(
+        stream_, {.q = view(0, query_heads),
+                  .k = view(query_heads, heads),
+                  .v = view(query_heads + heads, heads),
+                  .log_alpha = Tensor(log_alpha).reshape({rows, heads, slots}),
+                  .sequences = {.host = offsets,
+                                .offsets = ConstTensor(offsets.data(), DType::int32, Device::cpu,
+                                                       {rows + 1})},
+                  .scale = 0.5,
+                  .initial_key_state = expected_key,
+                  .initial_value_state = expected_value,
+                  .output = expected,
+                  .final_key_state = expected_key,
+                  .final_value_state = expected_value});
+    const HostTensor got = output({rows, query_heads * dim});
+    gsa_decode(stream_, {.projected = projected,
+                         .query_heads = query_heads,
+                         .heads = heads,
+                         .gate_normalizer = 4,
+                         .scale = 0.5,
+                         .key_state = key_state,
+                         .value_state = value_state,
+                         .output = got});
+    EXPECT_LT(relative_error(got.values(), expected.values()), tolerance());
+  }
+  EXPECT_LT(relative_error(key_state.values(), expected_key.values()), tolerance());
+  EXPECT_LT(relative_error(value_state.values(), expected_value.values()), tolerance());
+}
+
+}  // namespace
+}  // namespace gsa::kernels
