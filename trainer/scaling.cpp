@@ -112,17 +112,6 @@ class Timeline {
   double communication_ = 0;
 };
 
-// `config` with a batch that divides over the GPUs.
-Config for_gpus(Config config, int gpus, bool& grew) {
-  const int64_t unit = config.train.micro_batch * config.data.sequence_length * gpus;
-  const int64_t batch = config.train.batch_tokens;
-  grew = batch % unit != 0;
-  if (grew) {
-    config.train.batch_tokens = (batch / unit + 1) * unit;
-  }
-  return config;
-}
-
 double overhead_bytes(const Machine& machine, int gpus) {
   return (machine.memory.overhead + (gpus > 1 ? machine.memory.communication : 0)) * gib;
 }
@@ -204,6 +193,15 @@ double checkpoint_seconds(const Machine& machine, double parameters, int gpus) {
   return checkpoint_bytes * parameters / rate;
 }
 
+Config config_for_gpus(Config config, int gpus) {
+  const int64_t unit = config.train.micro_batch * config.data.sequence_length * gpus;
+  int64_t& batch = config.train.batch_tokens;
+  if (batch % unit != 0) {
+    batch = (batch / unit + 1) * unit;
+  }
+  return config;
+}
+
 std::vector<ScalingRow> predict_scaling(const Config& config, const Machine& machine, Device device,
                                         DType dtype, std::span<const int> gpus) {
   const StepWork work = step_work(config, device, dtype);
@@ -211,7 +209,9 @@ std::vector<ScalingRow> predict_scaling(const Config& config, const Machine& mac
   for (const int count : gpus) {
     ScalingRow row;
     row.gpus = count;
-    const RunPlan plan = plan_run(for_gpus(config, count, row.batch_grew), device, dtype, count);
+    const Config adapted = config_for_gpus(config, count);
+    row.batch_grew = adapted.train.batch_tokens != config.train.batch_tokens;
+    const RunPlan plan = plan_run(adapted, device, dtype, count);
     row.batch = plan.batch;
     row.memory = plan.memory;
     row.memory_bytes = double(plan.memory.total()) + overhead_bytes(machine, count);

@@ -55,10 +55,14 @@ double collective_seconds(const Machine& machine, const BandwidthByGpus& bandwid
 // Seconds until a checkpoint (masters and moments, 12 bytes a parameter) is on the disk.
 double checkpoint_seconds(const Machine& machine, double parameters, int gpus);
 
+// `config` with train.batch_tokens raised, where it does not divide over so many GPUs, to the next
+// number that does.
+Config config_for_gpus(Config config, int gpus);
+
 struct ScalingRow {
   int gpus = 1;
   BatchPlan batch;
-  bool batch_grew = false;  // train.batch_tokens is less than a micro-batch on each, or no multiple
+  bool batch_grew = false;  // train.batch_tokens was raised
   MemoryPlan memory;
   double memory_bytes = 0;  // with the machine's overheads
   bool fits = true;
@@ -67,8 +71,7 @@ struct ScalingRow {
   double checkpoint_seconds = 0;
 };
 
-// A row for each number of GPUs. Where train.batch_tokens does not divide over them it is raised to
-// the next multiple that does.
+// A row for each number of GPUs, each with config_for_gpus.
 std::vector<ScalingRow> predict_scaling(const Config& config, const Machine& machine, Device device,
                                         DType dtype, std::span<const int> gpus);
 

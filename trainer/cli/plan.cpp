@@ -76,6 +76,11 @@ std::string run_table(const Plan& plan) {
   text += line("step", fmt::format("{} tokens: {} ranks x {} micro-batches x {} x {}",
                                    run.batch.tokens_per_step, run.ranks, run.batch.accumulation,
                                    config.train.micro_batch, config.data.sequence_length));
+  if (run.batch.tokens_per_step != config.train.batch_tokens && config.train.batch_tokens != 0) {
+    text += line("", fmt::format("(train.batch_tokens={} does not divide over the ranks; gsa train "
+                                 "will want train.batch_tokens={})",
+                                 config.train.batch_tokens, run.batch.tokens_per_step));
+  }
   text += line("steps", fmt::format("{}", run.batch.steps));
   text += "memory a rank, GiB\n";
   const auto memory = [&text](const char* name, size_t bytes) {
@@ -107,6 +112,9 @@ std::string limits(const Plan& plan) {
         plan.machine->memory.gpu);
   } else if (first != plan.rows.begin()) {
     text += fmt::format("Fits from {} GPUs on.\n", first->gpus);
+  }
+  if (plan.parameters_at_8 == 0) {
+    return text;
   }
   text += fmt::format(
       "With these activations ZeRO-1 stops fitting at {} parameters on {} GPUs and at {} on {}.\n",
@@ -232,7 +240,8 @@ int run_plan(const PlanOptions& options) {
   plan.config = load_config(options.config, options.overrides);
   plan.device = plan.config.distributed.device == "cpu" ? Device::cpu : Device::cuda;
   plan.dtype = choose_dtype(plan.config.precision, plan.device);
-  plan.run = plan_run(plan.config, plan.device, plan.dtype, options.ranks);
+  plan.run =
+      plan_run(config_for_gpus(plan.config, options.ranks), plan.device, plan.dtype, options.ranks);
   find_machine(options, plan);
   std::fputs(run_table(plan).c_str(), stdout);
   if (plan.machine) {

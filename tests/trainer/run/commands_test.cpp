@@ -8,6 +8,7 @@
 namespace gsa::test {
 namespace {
 
+constexpr int bad_usage = 2;
 constexpr int stopped = 75;
 
 class Commands : public testing::Test {
@@ -42,6 +43,21 @@ TEST_F(Commands, PlanCountsThePaperModels) {
   expect("plan " + configs + "gsa-2.7b.yaml", {"2727856640"});
   expect("plan " + configs + "gsa-340m.yaml --gpus 8 --json plan.json", {"parameters"});
   EXPECT_TRUE(std::filesystem::exists(place_->path() / "plan.json"));
+}
+
+TEST_F(Commands, PlanPredictsFromMeasurements) {
+  const std::string source = GSA_SOURCE_DIR;
+  const std::string config = source + "/configs/gsa-1.3b.yaml";
+  expect("plan " + config, {"predicted for NVIDIA H200", "1024 ", "ZeRO-1 stops fitting"});
+  const std::string results = source + "/tests/bench/h200/";
+  expect("plan " + config + " --gpus 24 --measured " + results + "step1.json " + results +
+             "step2.json " + results + "comm2.json --save-machine mine.yaml --json plan.json",
+         {"3 measured results", "   24 ", "train.batch_tokens=786432"});
+  expect("plan " + config + " --machine mine.yaml", {"NVIDIA H200 (mine.yaml)"});
+  expect("plan " + config + " model.hidden=8192 train.micro_batch=32",
+         {"does not fit", "train.recompute=block"});
+  expect("plan tiny.yaml", {"no times", "--machine"});
+  EXPECT_EQ(place_->gsa("plan " + config + " --machine absent.yaml").exit_code, bad_usage);
 }
 
 TEST_F(Commands, GenerateRepeatsWithItsSeed) {
