@@ -1,8 +1,10 @@
 // Choosing the algorithm of a product by measurement (kernels/product_choice.h).
 //
-// Every proposal runs a few times; those near the best run again in turns, for long enough that the
-// GPU's clock is that of a long run, and the shortest sum of times wins. Operands are
-// pseudo-random: a product of zeros draws less power and runs at another clock.
+// In a long run products go as fast as the GPU's power allows, not its clock, and the order of the
+// algorithms is another then: a cool GPU says little. So the first proposal runs until the GPU is
+// warm, then every proposal runs a few times, and the best of them run again in turns without a
+// pause; the shortest sum of times wins. Operands are pseudo-random: a product of zeros draws less
+// power.
 #include <algorithm>
 #include <charconv>
 #include <cstring>
@@ -14,10 +16,11 @@
 namespace gsa::kernels::cuda {
 namespace {
 
+constexpr double warm_up_ms = 60;
 constexpr int first_runs = 3;
-constexpr double within = 1.04;  // of the best: who goes on to the turns
-constexpr int turns = 4;
-constexpr double turn_ms = 6;
+constexpr size_t most_finalists = 5;  // that go on to the turns
+constexpr int turns = 3;
+constexpr double turn_ms = 15;
 constexpr double tie = 1.005;
 
 constexpr unsigned fill_blocks = 1024;
@@ -101,6 +104,27 @@ class Measurement {
   Event end_;
 };
 
+// The fastest by a first look, in the order of the proposals. The first proposal is always among
+// them: it is what the others are compared with.
+std::vector<ProductAlgorithm> best_of(Measurement& measurement,
+                                      const std::vector<ProductAlgorithm>& proposals) {
+  std::vector<double> times;
+  for (const ProductAlgorithm& algorithm : proposals) {
+    measurement.time(algorithm, 1);  // loads its code
+    times.push_back(measurement.time(algorithm, first_runs));
+  }
+  std::vector<double> sorted = times;
+  std::sort(sorted.begin(), sorted.end());
+  const double slowest = sorted[std::min(most_finalists, sorted.size()) - 1];
+  std::vector<ProductAlgorithm> best{proposals.front()};
+  for (size_t i = 1; i < proposals.size(); ++i) {
+    if (times[i] <= slowest) {
+      best.push_back(proposals[i]);
+    }
+  }
+  return best;
+}
+
 // Mean milliseconds of each of the algorithms, taken in turns.
 std::vector<double> time_in_turns(Measurement& measurement,
                                   const std::vector<ProductAlgorithm>& algorithms,
@@ -157,20 +181,11 @@ std::string product_library() {
 ProductMeasurement measure_product(Stream& stream, const Matmul& product) {
   const auto proposals = matmul_library().proposals(product, MatmulLibrary::most_proposals);
   Measurement measurement(stream, product);
-  std::vector<double> times;
-  for (const ProductAlgorithm& algorithm : proposals) {
-    measurement.time(algorithm, 1);  // loads its code
-    times.push_back(measurement.time(algorithm, first_runs));
-  }
-  const double best = *std::min_element(times.begin(), times.end());
-  // The first proposal always goes on: it is what the others are compared with.
-  std::vector<ProductAlgorithm> finalists{proposals.front()};
-  for (size_t i = 1; i < proposals.size(); ++i) {
-    if (times[i] <= best * within) {
-      finalists.push_back(proposals[i]);
-    }
-  }
-  const std::vector<double> sums = time_in_turns(measurement, finalists, best);
+  measurement.time(proposals.front(), 1);
+  const double estimate_ms = measurement.time(proposals.front(), 1);
+  measurement.time(proposals.front(), 1 + int(warm_up_ms / estimate_ms));
+  const std::vector<ProductAlgorithm> finalists = best_of(measurement, proposals);
+  const std::vector<double> sums = time_in_turns(measurement, finalists, estimate_ms);
   const double fastest = *std::min_element(sums.begin(), sums.end());
   const auto winner = size_t(
       std::find_if(sums.begin(), sums.end(), [&](double ms) { return ms <= fastest * tie; }) -

@@ -193,10 +193,10 @@ void adamw(Stream& stream, const AdamW& args) {
                                 elements_of<float>(args.first_moment),
                                 elements_of<float>(args.second_moment),
                                 elements_of<T>(args.weights)};
-    map_rows(stream, 1, args.gradient.count(),
-             are_aligned(args.gradient, args.master, args.first_moment, args.second_moment,
-                         args.weights),
-             update, "adamw");
+    map_rows<float_vector_width>(stream, 1, args.gradient.count(),
+                                 are_aligned(args.gradient, args.master, args.first_moment,
+                                             args.second_moment, args.weights),
+                                 update, "adamw");
   });
 }
 

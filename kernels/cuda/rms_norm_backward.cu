@@ -7,7 +7,7 @@
 // bytes on their way do not depend on how many registers are free, and waits for its own copies
 // alone. One barrier a row, for its sum. The weight's gradient of a block's rows stays in
 // registers, goes to the workspace at the end, and a second kernel adds these partial sums in the
-// order of the blocks. At 2048 columns in bf16: 256 threads a block, 4 blocks a multiprocessor, 48
+// order of the blocks. At 2048 columns in bf16: 128 threads a block, 4 blocks a multiprocessor, 48
 // KiB of shared memory a block, 192 KiB on their way a multiprocessor. Memory that is not aligned
 // is read element by element when its row's turn comes.
 //
@@ -22,8 +22,10 @@
 namespace gsa::kernels::cuda {
 namespace {
 
-// Vectors a thread takes of a row: as few as the threads of a block allow.
+// Vectors a thread takes of a row of more than `one_vector` vectors: as few as the threads of a
+// block allow. What a row costs beside its elements is shared by twice as many of them.
 constexpr int backward_vectors = norm_max_columns / norm_max_threads / vector_width;
+constexpr int one_vector = 128;
 // Blocks of norm_max_threads that a multiprocessor holds: 64 registers a thread where that is
 // enough.
 constexpr int resident_blocks(int elements) {
@@ -326,8 +328,7 @@ void launch_backward(Stream& stream, const BackwardArguments<T>& args, float* gr
   }
   const auto blocks = unsigned(norm_blocks(args.rows, args.columns));
   with_row<backward_vectors>(
-      args.columns, vectorized, norm_max_threads, what,
-      [&](auto width, auto count, unsigned threads) {
+      args.columns, vectorized, one_vector, what, [&](auto width, auto count, unsigned threads) {
         constexpr auto kernel = backward_kernel<T, width(), count(), activation>;
         const size_t shared = RowsAhead<T, width(), count()>::bytes(args.operands(), threads);
         check(
