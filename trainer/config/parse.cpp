@@ -220,7 +220,7 @@ class DocumentReader {
   Origins& origins_;
 };
 
-// Counts what a text holds before nodes are made of it: of some texts that are no YAML ("]")
+// Counts what a text holds before nodes are made of it: of some texts that are no YAML (", a")
 // yaml-cpp makes documents without end.
 class EventCounter final : public YAML::EventHandler {
  public:
