@@ -160,7 +160,8 @@ RunEnd Trainer::run() {
       give_up();
     }
     const int64_t limit = config_.train.stop_after_steps;
-    if (limit > 0 && progress_.step - first_step >= limit) {
+    // Not next to a skipped step: whoever resumes would do it again, and stop there again.
+    if (limit > 0 && progress_.step - first_step >= limit && skipped_in_a_row_ == 0) {
       stop("train.stop_after_steps");
     }
     const bool last = !stop_reason_.empty() || progress_.step == batch_plan_.steps;
@@ -258,7 +259,7 @@ Trainer::StepResult Trainer::finish_step(double rate) {
   const Tensor host = host_memory_.tensor(DType::float64, {total_count + verdict_count});
   auto* values = host.as<double>();
   values[2] = signals_.received() != 0 ? 1.0 : 0.0;
-  values[3] = clock_->is_up(process_age()) ? 1.0 : 0.0;
+  values[3] = clock_->is_up() ? 1.0 : 0.0;
   copy(stream, host.rows(2, total_count), totals_.rows(2, total_count));
   StepResult result;
   result.loss_limit = spikes_.limit();

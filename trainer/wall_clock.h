@@ -22,6 +22,7 @@ class WallClock {
   // Whether, at this age of the process, another step might leave too little time for the last
   // checkpoint.
   bool is_up(double age) const { return limit_ > 0 && age + reserve() >= limit_; }
+  bool is_up() const { return limit_ > 0 && is_up(process_age()); }
   // Seconds kept back: one more step, twice the time of a checkpoint (the one that may be under way
   // and the last), and a margin.
   double reserve() const;

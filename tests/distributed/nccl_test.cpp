@@ -113,28 +113,37 @@ TEST_F(NcclTest, ARankThatNeverComesIsNamedByTheOthers) {
   }
   const auto host_ranks = testing::all_ranks();
   constexpr double patience_seconds = 3;
-  const auto ranks = make_communicator(mpi(), Device::cuda, patience_seconds);
-  const int absent = ranks->size() - 1;
-  if (ranks->rank() != absent) {
+  // Missing from the start, while NCCL connects the ranks; or later, when the device waits.
+  for (const bool from_the_start : {true, false}) {
+    const auto ranks = make_communicator(mpi(), Device::cuda, patience_seconds);
+    const int absent = ranks->size() - 1;
     Stream stream(Device::cuda);
     const Buffer memory(Device::cuda, static_cast<size_t>(count) * sizeof(float));
     const Tensor tensor = memory.tensor(DType::float32, {count});
     fill_zero(stream, tensor);
-    ranks->all_reduce(stream, tensor);
-    std::string error;
-    try {
-      stream.synchronize();  // comes back when the watchdog has ended the collective
-      ranks->require_healthy();
-    } catch (const CommunicationError& failure) {
-      error = failure.what();
+    if (!from_the_start) {
+      ranks->all_reduce(stream, tensor);
+      stream.synchronize();
     }
-    EXPECT_NE(error.find("all_reduce (collective 1) on rank " + std::to_string(ranks->rank())),
-              std::string::npos)
-        << error;
-    EXPECT_NE(error.find("rank " + std::to_string(absent) + " does not answer"), std::string::npos)
-        << error;
+    if (ranks->rank() != absent) {
+      std::string error;
+      try {
+        ranks->all_reduce(stream, tensor);
+        stream.synchronize();  // comes back when the watchdog has ended the collective
+        ranks->require_healthy();
+      } catch (const CommunicationError& failure) {
+        error = failure.what();
+      }
+      const std::string own = std::to_string(ranks->rank());
+      const std::string what =
+          from_the_start ? "all_reduce on rank " : "all_reduce (collective 2) on rank ";
+      EXPECT_NE(error.find(what + own), std::string::npos) << error;
+      EXPECT_NE(error.find("rank " + std::to_string(absent) + " does not answer"),
+                std::string::npos)
+          << error;
+    }
+    host_ranks->barrier();
   }
-  host_ranks->barrier();
 }
 
 TEST_F(NcclTest, EachRankOfAHostHasItsOwnGpu) {

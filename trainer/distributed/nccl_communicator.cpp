@@ -207,7 +207,9 @@ class NcclCommunicator final : public Communicator {
     const auto deadline = std::chrono::steady_clock::now() + timeout_;
     while (result == ncclInProgress) {
       if (std::chrono::steady_clock::now() >= deadline) {
-        fail(operation, "no answer from the other ranks within distributed.timeout");
+        // The first collectives connect the ranks: that, too, waits for all of them.
+        fail(operation, "no answer from the other ranks within distributed.timeout" +
+                            (watchdog_ ? roll_call() : std::string()));
       }
       std::this_thread::sleep_for(sleep_between_polls);
       const ncclResult_t asked = ncclCommGetAsyncError(comm_, &result);

@@ -12,7 +12,7 @@ namespace {
 constexpr int failed = 4;
 constexpr int stopped = 75;
 constexpr const char* endless =
-    "train.tokens=100M train.validate_every=0 distributed.timeout=3 checkpoint.every=5 ";
+    "train.tokens=100M train.validate_every=0 distributed.timeout=8 checkpoint.every=5 ";
 
 class Hang : public testing::Test {
  protected:
@@ -46,7 +46,7 @@ TEST_F(Hang, AStalledRankIsNamedByAllOthers) {
   ASSERT_EQ(ranks.size(), 3U);
   kill(ranks[1], SIGSTOP);
   EXPECT_EQ(launched->wait(), failed) << launched->output();
-  EXPECT_TRUE(launched->says("on rank 0: waited 3 s for rank 1")) << launched->output();
+  EXPECT_TRUE(launched->says("on rank 0: waited 8 s for rank 1")) << launched->output();
   EXPECT_TRUE(launched->says("distributed.timeout")) << launched->output();
   expect_resumes("stalled");
 }
@@ -58,7 +58,7 @@ TEST_F(Hang, ADeadRankIsNamedByAllOthersWhereMpirunLetsThemLive) {
   kill(ranks[2], SIGKILL);
   launched->wait();  // mpirun's own code: with recovery it may be 0
   for (const char* words :
-       {"on rank 0: waited 3 s for rank 2", "on rank 1: waited 3 s for rank 2", "errorcode 4"}) {
+       {"on rank 0: waited 8 s for rank 2", "on rank 1: waited 3 s for rank 2", "errorcode 4"}) {
     EXPECT_TRUE(launched->says(words)) << launched->output();
   }
   expect_resumes("dead");
