@@ -58,18 +58,23 @@ struct Span {
   __host__ __device__ int size() const { return end - begin; }
 };
 
+// copy_piece of weights: what follows them is read next.
+__device__ inline void copy_weights(uint32_t target, const bfloat16* source, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;\n" ::"r"(target),
+               "l"(source), "r"(valid ? piece_bytes : 0)
+               : "memory");
+}
+
 __device__ inline float swish(float x) {
   return x * sigmoid(x);
 }
 
-// x, a vector of the input, becomes what is multiplied: its swish and the norm's weight. Returns
-// the sum of the squares that the norm is made of.
+// x, a vector of the input, is multiplied by the norm's weight. Returns the sum of its squares.
 __device__ inline float apply_norm(const LinearArgs& args, float (&x)[vector_width],
                                    const bfloat16* weight) {
   float squares = 0.0F;
 #pragma unroll
   for (int j = 0; j < vector_width; ++j) {
-    x[j] = args.norm == DecodeNorm::swish_rms_norm ? swish(x[j]) : x[j];
     squares = fmaf(x[j], x[j], squares);
   }
   if (args.norm_weight != nullptr) {
@@ -88,11 +93,8 @@ __device__ inline float inverse_rms(const LinearArgs& args, float squares) {
                                        : rsqrtf(squares / float(args.columns) + args.epsilon);
 }
 
-// Writes output (n, output) from its sum, already normalized.
+// Writes output (n, output).
 __device__ inline void write_output(const LinearArgs& args, int n, int output, float y) {
-  if (args.residual != nullptr) {
-    y += to_float(args.residual[n * args.residual_stride + output]);
-  }
   if (args.output != nullptr) {
     args.output[n * args.output_stride + output] = from_float<bfloat16>(y);
   } else {

@@ -29,10 +29,14 @@ struct DependentLaunch {
   size_t shared_bytes = 0;
 };
 
-// Launches a kernel of such a chain. Above 48 KiB of shared memory it is asked for first.
+// Launches a kernel of such a chain. Kernels run side by side only where they divide a
+// multiprocessor's memory in the same way: all ask for as much shared memory as there is.
 template <typename Args>
 void launch_dependent(void (*kernel)(Args), const DependentLaunch& launch, const Args& args,
                       const Stream& stream, const char* what) {
+  gsa::cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                        cudaSharedmemCarveoutMaxShared),
+                   what);
   constexpr size_t granted_bytes = size_t{48} << 10;
   if (launch.shared_bytes > granted_bytes) {
     gsa::cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
