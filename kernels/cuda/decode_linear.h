@@ -46,16 +46,28 @@ void run_few(Stream& stream, LinearArgs args);
 bool takes_wide(int64_t columns);
 void run_wide(Stream& stream, LinearArgs args);
 
-// Elements [begin, end) that one of `count` has of a whole.
+// Elements [begin, end).
 struct Span {
   int begin;
   int end;
-  __host__ __device__ static Span share(Span whole, int index, int count) {
-    const int size = whole.end - whole.begin;
-    return {whole.begin + int(int64_t(size) * index / count),
-            whole.begin + int(int64_t(size) * (index + 1) / count)};
-  }
   __host__ __device__ int size() const { return end - begin; }
+};
+
+// A span in parts as equal as can be. Divides once: a division takes as long as a round trip to
+// shared memory.
+struct Parts {
+  int begin;
+  int each;
+  int longer;  // parts that have one more: the first ones
+
+  __device__ Parts(Span whole, int count)
+      : begin(whole.begin),
+        each(int(unsigned(whole.size()) / unsigned(count))),
+        longer(whole.size() - each * count) {}
+  __device__ Span part(int i) const {
+    const int first = begin + i * each + min(i, longer);
+    return {first, first + each + (i < longer ? 1 : 0)};
+  }
 };
 
 // copy_piece of weights: what follows them is read next.

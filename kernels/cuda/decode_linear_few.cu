@@ -101,28 +101,32 @@ struct WarpPlace {
   int begin;        // the part's first step
   int steps;
   int offset;  // of the part's first column in the block's input
-  Span own;    // the cluster's outputs
+  int cluster;
   int rounds;
+  Parts slots;  // of the cluster's outputs
 
   __device__ WarpPlace(const LinearArgs& args, int warp)
       : rank(args.cluster > 1 ? cluster_rank() : 0),
         block_parts(parts / args.cluster),
         part(warp % block_parts),
-        side(warp / block_parts) {
+        side(warp / block_parts),
+        cluster(args.cluster),
+        slots({0, 0}, 1) {
     const int all_steps = args.columns / step_columns;
     const int first = rank * block_parts;
     begin = first_step(all_steps, first + part);
     steps = first_step(all_steps, first + part + 1) - begin;
     offset = (begin - first_step(all_steps, first)) * step_columns;
-    own = Span::share({0, args.outputs}, int(blockIdx.x) / args.cluster,
-                      int(gridDim.x) / args.cluster);
-    const int slot_outputs = args.up_offset != 0 ? slot_rows / 2 : slot_rows;
-    const int round_outputs = slot_outputs * args.cluster;
-    rounds = (own.size() + round_outputs - 1) / round_outputs;
+    const unsigned clusters = gridDim.x / unsigned(cluster);
+    const Span own =
+        Parts({0, args.outputs}, int(clusters)).part(int(blockIdx.x / unsigned(cluster)));
+    const unsigned slot_outputs = args.up_offset != 0 ? slot_rows / 2 : slot_rows;
+    const unsigned round_outputs = slot_outputs * unsigned(cluster);
+    rounds = int((unsigned(own.size()) + round_outputs - 1) / round_outputs);
+    slots = Parts(own, max(rounds, 1) * cluster);
   }
-  __device__ Span slot(const LinearArgs& args, int round, int of_side) const {
-    return round < rounds ? Span::share(own, round * args.cluster + of_side, rounds * args.cluster)
-                          : Span{0, 0};
+  __device__ Span slot(int round, int of_side) const {
+    return round < rounds ? slots.part(round * cluster + of_side) : Span{0, 0};
   }
 };
 
@@ -143,7 +147,7 @@ class WeightRing {
         place_(place),
         lane_(lane),
         memory_(shared + int(threadIdx.x) / warp_size * (depth / unit * unit_bytes)),
-        rows_(args, place.slot(args, 0, place.side)) {}
+        rows_(args, place.slot(0, place.side)) {}
 
   // Asks for the next unit.
   __device__ void ask() {
@@ -164,7 +168,7 @@ class WeightRing {
     if (step_ >= place_.steps) {
       step_ = 0;
       ++round_;
-      rows_ = SlotRows(args_, place_.slot(args_, round_, place_.side));
+      rows_ = SlotRows(args_, place_.slot(round_, place_.side));
     }
   }
 
@@ -250,7 +254,7 @@ __device__ void stage_input(const LinearArgs& args, const WarpPlace& place,
 __device__ inline float residual_of(const LinearArgs& args, const WarpPlace& place, int round) {
   const int row = int(threadIdx.x) % slot_rows;
   const int n = int(threadIdx.x) / slot_rows;
-  const Span slot = place.slot(args, round, place.rank);
+  const Span slot = place.slot(round, place.rank);
   const bool exists = args.residual != nullptr && slot.begin + row < slot.end && n < args.rows;
   return exists ? to_float(args.residual[n * args.residual_stride + slot.begin + row]) : 0.0F;
 }
@@ -265,7 +269,7 @@ __device__ void finish_slot(const LinearArgs& args, const WarpPlace& place,
   const bool gated = args.up_offset != 0;
   const int row = int(threadIdx.x) % slot_rows;
   const int n = int(threadIdx.x) / slot_rows;
-  const Span slot = place.slot(args, round, place.rank);
+  const Span slot = place.slot(round, place.rank);
   if (slot.begin + row >= slot.end || n >= args.rows || (gated && row >= slot_rows / 2)) {
     return;
   }

@@ -164,27 +164,34 @@ __host__ __device__ inline int most_panels(int columns, int cluster) {
 // What a block has of the work. Outputs are divided in boxes of 8.
 struct BlockPlace {
   int rank;
-  Span panels;  // of the depth
-  Span own;     // boxes of the cluster
   int outputs;
-  int rounds;
   bool gated;
+  Span panels;  // of the depth
+  int rounds;
+  Parts turns;  // the cluster's boxes by round
 
   __device__ explicit BlockPlace(const LinearArgs& args)
       : rank(args.cluster > 1 ? cluster_rank() : 0),
         outputs(args.outputs),
-        gated(args.up_offset != 0) {
-    constexpr int panel_boxes = panel_rows / box_rows;
-    panels = Span::share({0, args.columns / panel_columns}, rank, args.cluster);
-    own = Span::share({0, (outputs + box_rows - 1) / box_rows}, int(blockIdx.x) / args.cluster,
-                      int(gridDim.x) / args.cluster);
-    const int round_boxes = gated ? panel_boxes : groups * panel_boxes;
-    rounds = (own.size() + round_boxes - 1) / round_boxes;
+        gated(args.up_offset != 0),
+        panels(Parts({0, args.columns / panel_columns}, args.cluster).part(rank)),
+        turns({0, 0}, 1) {
+    constexpr unsigned panel_boxes = panel_rows / box_rows;
+    const unsigned cluster = unsigned(args.cluster);
+    const Span own = Parts({0, (outputs + box_rows - 1) / box_rows}, int(gridDim.x / cluster))
+                         .part(int(blockIdx.x / cluster));
+    const unsigned round_boxes = gated ? panel_boxes : groups * panel_boxes;
+    rounds = int((unsigned(own.size()) + round_boxes - 1) / round_boxes);
+    turns = Parts(own, max(rounds, 1));
   }
   // Boxes of outputs that a warpgroup has of a round: with swiglu, both have all of them.
   __device__ Span boxes(int round, int group) const {
-    const Span all = round < rounds ? Span::share(own, round, rounds) : Span{0, 0};
-    return gated ? all : Span::share(all, group, groups);
+    Span all = round < rounds ? turns.part(round) : Span{0, 0};
+    if (!gated) {
+      const int middle = all.begin + (all.size() + 1) / 2;
+      all = group == 0 ? Span{all.begin, middle} : Span{middle, all.end};
+    }
+    return all;
   }
 };
 
@@ -299,7 +306,7 @@ __device__ void finish_round(const LinearArgs& args, const BlockPlace& place,
   constexpr int quads = panel_rows / width;  // of a panel's rows
   const auto* partial = reinterpret_cast<const float*>(shared + layout.partial);
   const auto* squares = reinterpret_cast<const float*>(shared + layout.squares);
-  const Span sequences = Span::share({0, args.rows}, place.rank, args.cluster);
+  const Span sequences = Parts({0, args.rows}, args.cluster).part(place.rank);
   const auto add_parts = [&](int n, int column) {
     float4 parts[max_cluster];
 #pragma unroll
@@ -332,12 +339,26 @@ __device__ void finish_round(const LinearArgs& args, const BlockPlace& place,
     if (output >= min(boxes.end * box_rows, args.outputs)) {
       continue;
     }
+    float residual[width] = {};
+#pragma unroll
+    for (int i = 0; i < width; ++i) {
+      if (args.residual != nullptr && output + i < args.outputs) {
+        residual[i] = to_float(args.residual[n * args.residual_stride + output + i]);
+      }
+    }
+    float parts_of_squares[max_cluster];
+#pragma unroll
+    for (int rank = 0; rank < max_cluster; ++rank) {
+      parts_of_squares[rank] =
+          rank < args.cluster ? load_shared_in(shared_address_in(squares + n, rank)) : 0.0F;
+    }
+    const float4 sum = add_parts(n, half * panel_rows + column);
     float sum_of_squares = 0.0F;
-    for (int rank = 0; rank < args.cluster; ++rank) {
-      sum_of_squares += load_shared_in(shared_address_in(squares + n, rank));
+#pragma unroll
+    for (int rank = 0; rank < max_cluster; ++rank) {
+      sum_of_squares += parts_of_squares[rank];
     }
     const float inverse = inverse_rms(args, sum_of_squares);
-    const float4 sum = add_parts(n, half * panel_rows + column);
     float y[width] = {sum.x * inverse, sum.y * inverse, sum.z * inverse, sum.w * inverse};
     if (place.gated) {
       const float4 up = add_parts(n, panel_rows + column);
@@ -350,10 +371,7 @@ __device__ void finish_round(const LinearArgs& args, const BlockPlace& place,
 #pragma unroll
     for (int i = 0; i < width; ++i) {
       if (output + i < args.outputs) {
-        const float residual = args.residual != nullptr
-                                   ? to_float(args.residual[n * args.residual_stride + output + i])
-                                   : 0.0F;
-        write_output(args, n, output + i, y[i] + residual);
+        write_output(args, n, output + i, y[i] + residual[i]);
       }
     }
   }

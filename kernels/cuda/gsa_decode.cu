@@ -1,8 +1,7 @@
 // One token of gated slot attention a sequence, from the projections to the output.
 //
-// A cluster of blocks has one (sequence, query head) after another: a block K/c rows of the slots'
-// keys and V/c columns of their values. They come through shared memory, those of the next unit
-// while one is computed, and the first ones before the kernel in front has ended.
+// A cluster of blocks has one (sequence, query head): a block K/c rows of the slots' keys and V/c
+// columns of their values, in registers; both are loaded before the kernel in front has ended.
 //   Kt = alpha Kt + k s^T and the block's part of u = Kt^T q; parts are added over the cluster
 //   Vt = alpha Vt + s v^T meanwhile, then p = softmax(u) in every block and o = Vt^T p
 //
@@ -21,8 +20,7 @@ constexpr int threads = 256;
 constexpr int quad = 4;  // floats a thread takes at once
 constexpr int max_cluster = 8;
 constexpr int max_slots = 128;
-constexpr int resident_blocks = 128 * 3;  // of clusters of 8, three blocks a multiprocessor
-constexpr int max_part = 128;             // columns of K or V that a block has
+constexpr int max_part = 128;  // columns of K or V that a block has
 
 template <typename T>
 struct DecodeArgs {
@@ -38,7 +36,6 @@ struct DecodeArgs {
   float* value_state;
   Rows<T> output;
   int cluster;
-  int units;  // sequences times query heads
 };
 
 // How threads lie over a slice of a state, [rows, columns] in quads: whole rows side by side, so
@@ -75,21 +72,6 @@ __device__ inline float add_partial(const float* partial, const Slice& slice, in
     sum += partial[group * columns + column];
   }
   return sum;
-}
-
-// Begins copying 16 bytes to shared memory, past the L1 cache.
-__device__ inline void copy_quad(float4* target, const float* source) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(target))),
-               "l"(source)
-               : "memory");
-}
-__device__ inline void commit_copies() {
-  asm volatile("cp.async.commit_group;\n" ::: "memory");
-}
-template <int pending>
-__device__ inline void wait_copies() {
-  asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory");
 }
 
 __device__ inline void fma4(float4& sum, float factor, const float4& x) {
@@ -177,175 +159,107 @@ __device__ void find_probabilities(const DecodeArgs<T>& args, SharedState& share
   }
 }
 
-// The states of one unit on their way through shared memory: each thread copies what it works on
-// itself, so nobody waits for another.
-template <int most>
-struct Stage {
-  float4 key[most][threads];
-  float4 value[most][threads];
-};
-
-// A unit, a (sequence, query head), as a block sees it.
-struct Unit {
-  int sequence;
-  int query_head;
-  float* key_state;  // the thread's columns of the block's first row
-  float* value_state;
-
-  template <typename T>
-  __device__ Unit(const DecodeArgs<T>& args, int index, int rank, const Slice& key_slice,
-                  const Slice& value_slice)
-      : sequence(index / args.query_heads),
-        query_head(index % args.query_heads),
-        key_state(args.key_state +
-                  (int64_t(index) * args.key_dim + rank * key_slice.rows) * args.slots +
-                  key_slice.column),
-        value_state(args.value_state + int64_t(index) * args.slots * args.value_dim +
-                    rank * value_slice.quads * quad + value_slice.column) {}
-};
-
+// `most`: quads of each state that a thread has at most.
 template <typename T, int most>
-__device__ void ask_for_states(const DecodeArgs<T>& args, const Unit& unit, const Slice& key_slice,
-                               const Slice& value_slice, Stage<most>& stage) {
+__global__ void __launch_bounds__(threads, most <= 4 ? 4 : 1)
+    decode_kernel(const DecodeArgs<T> args) {
+  __shared__ SharedState shared;
+  let_next_start();
+  const int rank = args.cluster > 1 ? cluster_rank() : 0;
+  const int unit = int(blockIdx.x) / args.cluster;  // sequence and query head
+  const int sequence = unit / args.query_heads;
+  const int keys = args.key_dim / args.cluster;
+  const int values = args.value_dim / args.cluster;
+  const Slice key_slice(keys, args.slots);
+  const Slice value_slice(args.slots, values);
+  float* key_state =
+      args.key_state + (int64_t(unit) * args.key_dim + rank * keys) * args.slots + key_slice.column;
+  float* value_state = args.value_state + int64_t(unit) * args.slots * args.value_dim +
+                       rank * values + value_slice.column;
+  float4 key[most];
+  float4 value[most];
 #pragma unroll
   for (int i = 0; i < most; ++i) {
     const int row = key_slice.row(i);
     if (row < key_slice.rows) {
-      copy_quad(&stage.key[i][threadIdx.x], unit.key_state + int64_t(row) * args.slots);
+      key[i] = __ldcs(reinterpret_cast<const float4*>(key_state + int64_t(row) * args.slots));
     }
   }
 #pragma unroll
   for (int i = 0; i < most; ++i) {
     const int row = value_slice.row(i);
     if (row < value_slice.rows) {
-      copy_quad(&stage.value[i][threadIdx.x], unit.value_state + int64_t(row) * args.value_dim);
+      value[i] =
+          __ldcs(reinterpret_cast<const float4*>(value_state + int64_t(row) * args.value_dim));
     }
   }
-}
 
-// alpha x + y z, column by column.
-__device__ inline float4 fade(const float4& x, const float4& alpha, const float4& added) {
-  return make_float4(fmaf(x.x, alpha.x, added.x), fmaf(x.y, alpha.y, added.y),
-                     fmaf(x.z, alpha.z, added.z), fmaf(x.w, alpha.w, added.w));
-}
-__device__ inline float4 times(float a, const float4& x) {
-  return make_float4(a * x.x, a * x.y, a * x.z, a * x.w);
-}
-
-// The slots' keys go on by a token; the thread's part of u.
-template <typename T, int most>
-__device__ float4 step_keys(const DecodeArgs<T>& args, const SharedState& shared, const Unit& unit,
-                            const Slice& slice, const Stage<most>& stage) {
-  float4 sum{0, 0, 0, 0};
-  if (slice.group >= slice.groups) {
-    return sum;
-  }
-  const float4 alpha = *reinterpret_cast<const float4*>(shared.alpha + slice.column);
-  const float4 write = *reinterpret_cast<const float4*>(shared.write + slice.column);
-#pragma unroll
-  for (int i = 0; i < most; ++i) {
-    const int row = slice.row(i);
-    if (row < slice.rows) {
-      const float4 key = fade(stage.key[i][threadIdx.x], alpha, times(shared.k[row], write));
-      fma4(sum, shared.q[row], key);
-      __stcs(reinterpret_cast<float4*>(unit.key_state + int64_t(row) * args.slots), key);
-    }
-  }
-  return sum;
-}
-
-// The slots' values go on by a token.
-template <typename T, int most>
-__device__ void step_values(const DecodeArgs<T>& args, const SharedState& shared, const Unit& unit,
-                            const Slice& slice, const Stage<most>& stage, float4 (&value)[most]) {
-  const float4 v = *reinterpret_cast<const float4*>(shared.v + slice.column);
-#pragma unroll
-  for (int i = 0; i < most; ++i) {
-    const int slot = slice.row(i);
-    if (slot < slice.rows) {
-      const float alpha = shared.alpha[slot];
-      value[i] = fade(stage.value[i][threadIdx.x], make_float4(alpha, alpha, alpha, alpha),
-                      times(shared.write[slot], v));
-      __stcs(reinterpret_cast<float4*>(unit.value_state + int64_t(slot) * args.value_dim),
-             value[i]);
-    }
-  }
-}
-
-// `most`: quads of each state that a thread has at most. `stages`: units whose states are on their
-// way or in work.
-template <typename T, int most, int stages>
-__global__ void __launch_bounds__(threads, stages == 2 ? 3 : 1)
-    decode_kernel(const DecodeArgs<T> args) {
-  extern __shared__ __align__(16) unsigned char memory[];
-  let_next_start();
-  auto* stage = reinterpret_cast<Stage<most>*>(memory);
-  SharedState& shared = *reinterpret_cast<SharedState*>(stage + stages);
-  const int rank = args.cluster > 1 ? cluster_rank() : 0;
-  const int clusters = int(gridDim.x) / args.cluster;
-  const int values = args.value_dim / args.cluster;
-  const Slice key_slice(args.key_dim / args.cluster, args.slots);
-  const Slice value_slice(args.slots, values);
-  const auto unit_at = [&](int index) { return Unit(args, index, rank, key_slice, value_slice); };
-  const auto ask = [&](int index, int at) {
-    if (index < args.units) {
-      ask_for_states(args, unit_at(index), key_slice, value_slice, stage[at]);
-    }
-    commit_copies();
-  };
-  int index = int(blockIdx.x) / args.cluster;
-  ask(index, 0);
   wait_for_previous();
-  for (int turn = 0; index < args.units; ++turn, index += clusters) {
-    const Unit unit = unit_at(index);
-    const int at = turn % stages;
-    load_token(args, shared, unit.sequence, unit.query_head, rank);
-    if constexpr (stages > 1) {
-      ask(index + clusters, (turn + 1) % stages);
-      wait_copies<1>();
-    } else {
-      wait_copies<0>();
-    }
-    __syncthreads();
+  load_token(args, shared, sequence, unit % args.query_heads, rank);
+  __syncthreads();
 
-    store_partial(shared.partial, key_slice, args.slots,
-                  step_keys(args, shared, unit, key_slice, stage[at]));
-    __syncthreads();
-    if (int(threadIdx.x) < args.slots) {
-      shared.u[threadIdx.x] = add_partial(shared.partial, key_slice, args.slots, int(threadIdx.x));
+  float4 sum{0, 0, 0, 0};
+  if (key_slice.group < key_slice.groups) {
+    const float4 alpha = *reinterpret_cast<const float4*>(shared.alpha + key_slice.column);
+    const float4 write = *reinterpret_cast<const float4*>(shared.write + key_slice.column);
+#pragma unroll
+    for (int i = 0; i < most; ++i) {
+      const int row = key_slice.row(i);
+      if (row < key_slice.rows) {
+        const float k = shared.k[row];
+        key[i] =
+            make_float4(fmaf(key[i].x, alpha.x, k * write.x), fmaf(key[i].y, alpha.y, k * write.y),
+                        fmaf(key[i].z, alpha.z, k * write.z), fmaf(key[i].w, alpha.w, k * write.w));
+        fma4(sum, shared.q[row], key[i]);
+        __stcs(reinterpret_cast<float4*>(key_state + int64_t(row) * args.slots), key[i]);
+      }
     }
-    cluster_arrive();
-    float4 value[most];
-    if (value_slice.group < value_slice.groups) {
-      step_values(args, shared, unit, value_slice, stage[at], value);
-    }
-    if constexpr (stages == 1) {
-      ask(index + clusters, 0);
-    }
-    cluster_wait();
-    if (threadIdx.x < warp_size) {
-      find_probabilities(args, shared);
-    }
-    __syncthreads();
-    cluster_arrive();  // this block has read what it needs of the others
+  }
+  store_partial(shared.partial, key_slice, args.slots, sum);
+  __syncthreads();
+  if (int(threadIdx.x) < args.slots) {
+    shared.u[threadIdx.x] = add_partial(shared.partial, key_slice, args.slots, int(threadIdx.x));
+  }
+  cluster_arrive();
 
-    float4 sum{0, 0, 0, 0};
+  if (value_slice.group < value_slice.groups) {
+    const float4 v = *reinterpret_cast<const float4*>(shared.v + value_slice.column);
 #pragma unroll
     for (int i = 0; i < most; ++i) {
       const int slot = value_slice.row(i);
       if (slot < value_slice.rows) {
-        fma4(sum, shared.p[slot], value[i]);
+        const float alpha = shared.alpha[slot];
+        const float write = shared.write[slot];
+        value[i] =
+            make_float4(fmaf(value[i].x, alpha, write * v.x), fmaf(value[i].y, alpha, write * v.y),
+                        fmaf(value[i].z, alpha, write * v.z), fmaf(value[i].w, alpha, write * v.w));
+        __stcs(reinterpret_cast<float4*>(value_state + int64_t(slot) * args.value_dim), value[i]);
       }
     }
-    store_partial(shared.partial, value_slice, values, sum);
-    __syncthreads();
-    for (int column = int(threadIdx.x); column < values; column += threads) {
-      const float o = add_partial(shared.partial, value_slice, values, column);
-      *args.output.at(unit.sequence, unit.query_head * args.value_dim + rank * values + column) =
-          from_float<T>(o * sigmoid(o));
-    }
-    cluster_wait();
   }
+  cluster_wait();
+  if (threadIdx.x < warp_size) {
+    find_probabilities(args, shared);
+  }
+  __syncthreads();
+  cluster_arrive();  // this block has read what it needs of the others
+
+  sum = make_float4(0, 0, 0, 0);
+#pragma unroll
+  for (int i = 0; i < most; ++i) {
+    const int slot = value_slice.row(i);
+    if (slot < value_slice.rows) {
+      fma4(sum, shared.p[slot], value[i]);
+    }
+  }
+  store_partial(shared.partial, value_slice, values, sum);
+  __syncthreads();
+  const int first = unit % args.query_heads * args.value_dim + rank * values;
+  for (int column = int(threadIdx.x); column < values; column += threads) {
+    const float o = add_partial(shared.partial, value_slice, values, column);
+    *args.output.at(sequence, first + column) = from_float<T>(o * sigmoid(o));
+  }
+  cluster_wait();
 }
 
 // The most blocks, up to max_cluster, that K and V can be cut over in quads.
@@ -367,7 +281,7 @@ int64_t quads_a_thread(const GsaDecode& args, int cluster) {
                   of(args.slots(), args.value_dim() / cluster));
 }
 
-template <typename T, int most, int stages>
+template <typename T, int most>
 void run_most(Stream& stream, const GsaDecode& args, int cluster) {
   DecodeArgs<T> decode{};
   decode.projected = rows_of<T>(args.projected);
@@ -382,16 +296,10 @@ void run_most(Stream& stream, const GsaDecode& args, int cluster) {
   decode.value_state = elements_of<float>(args.value_state);
   decode.output = rows_of<T>(args.output);
   decode.cluster = cluster;
-  decode.units = int(args.projected.dim(0) * args.query_heads);
-  // Every cluster has as many units as the others, or one less.
-  const int most_clusters = resident_blocks / cluster;
-  const int turns = (decode.units + most_clusters - 1) / most_clusters;
-  const int clusters = (decode.units + turns - 1) / turns;
-  launch_dependent(decode_kernel<T, most, stages>,
-                   {.blocks = unsigned(clusters * cluster),
+  launch_dependent(decode_kernel<T, most>,
+                   {.blocks = unsigned(args.projected.dim(0) * args.query_heads * cluster),
                     .threads = threads,
-                    .cluster = unsigned(cluster),
-                    .shared_bytes = stages * sizeof(Stage<most>) + sizeof(SharedState)},
+                    .cluster = unsigned(cluster)},
                    decode, stream, "gsa_decode");
 }
 
@@ -399,15 +307,15 @@ template <typename T>
 void run(Stream& stream, const GsaDecode& args) {
   constexpr int few = 4;  // K = V = 512, 64 slots
   constexpr int some = 8;
-  constexpr int many = 12;
+  constexpr int many = 16;
   const int cluster = cluster_of(args.key_dim(), args.value_dim());
   const int64_t wanted = quads_a_thread(args, cluster);
   if (wanted <= few) {
-    run_most<T, few, 2>(stream, args, cluster);
+    run_most<T, few>(stream, args, cluster);
   } else if (wanted <= some) {
-    run_most<T, some, 1>(stream, args, cluster);
+    run_most<T, some>(stream, args, cluster);
   } else if (wanted <= many) {
-    run_most<T, many, 1>(stream, args, cluster);
+    run_most<T, many>(stream, args, cluster);
   } else {
     throw std::invalid_argument("gsa_decode on CUDA does not take states this large: " +
                                 args.key_state.shape().text());
