@@ -7,8 +7,8 @@
 // states, are read ahead. A step therefore begins with another operation (the embedding), and goes
 // through each layer's states once.
 //
-// Rows are sequences. A row's result has the same bits whatever other rows there are, so that a
-// text does not depend on the batch that it is written in.
+// Rows are sequences. A row's result has the same bits whatever other rows there are (on CUDA among
+// up to eight, and among more), so that a text does not depend on the batch that it is written in.
 #pragma once
 
 #include "kernels/device.h"
@@ -17,9 +17,8 @@ namespace gsa::kernels {
 
 // What happens to the input before the product.
 enum class DecodeNorm : uint8_t {
-  none,           // x = input
-  rms_norm,       // x = RMSNorm(input)
-  swish_rms_norm  // x = RMSNorm(swish(input))
+  none,     // x = input
+  rms_norm  // x = RMSNorm(input)
 };
 
 // What happens to the product y = x weight^T.
@@ -48,7 +47,8 @@ struct DecodeLinear {
 
 // One token of gated slot attention (kernels/gsa.h) a sequence, from the projections:
 //   q, k, v = swish of their columns;  log alpha = logsigmoid(gate columns) / gate_normalizer
-// States go on in place. Grouped heads as in kernels/gsa.h.
+// States go on in place. Grouped heads as in kernels/gsa.h. The output is swish(o), which the norm
+// behind it takes.
 struct GsaDecode {
   ConstTensor projected;  // [B, H_q*K + H*K + H*V + H*M]: q, k, v, gate side by side
   int64_t query_heads = 1;

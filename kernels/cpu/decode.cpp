@@ -43,16 +43,9 @@ ConstTensor normalize(Stream& stream, const DecodeLinear& args, const LinearWork
                               .epsilon = args.epsilon,
                               .output = memory.normalized,
                               .inverse_rms = memory.inverse_rms});
-  } else if (args.norm == DecodeNorm::swish_rms_norm) {
-    swish_rms_norm_forward(stream, {.input = args.input,
-                                    .weight = args.norm_weight,
-                                    .epsilon = args.epsilon,
-                                    .output = memory.normalized,
-                                    .inverse_rms = memory.inverse_rms});
-  } else {
-    return args.input;
+    return memory.normalized;
   }
-  return memory.normalized;
+  return args.input;
 }
 
 template <typename T>
@@ -162,6 +155,7 @@ void gsa_decode(Stream& stream, const GsaDecode& args, std::byte* workspace) {
                             .normalizer = args.gate_normalizer,
                             .log_alpha = memory.log_alpha});
   gsa_recurrent_forward(stream, step_of(args, memory), workspace + pieces.bytes());
+  swish_forward(stream, {.input = args.output, .output = args.output});
 }
 
 }  // namespace gsa::kernels::cpu

@@ -53,7 +53,6 @@ __global__ void __launch_bounds__(threads) plain_kernel(const PlainArgs<T> args)
   float up = 0.0F;
   for (int k = lane; k < args.columns; k += warp_size) {
     float x = to_float(*args.input.at(row, k));
-    x = args.norm == DecodeNorm::swish_rms_norm ? swish(x) : x;
     squares += x * x;
     x *= args.norm_weight != nullptr ? to_float(args.norm_weight[k]) : 1.0F;
     sum += x * to_float(weight[k]);

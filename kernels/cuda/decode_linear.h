@@ -46,30 +46,47 @@ void run_few(Stream& stream, LinearArgs args);
 bool takes_wide(int64_t columns);
 void run_wide(Stream& stream, LinearArgs args);
 
-// Elements [begin, end) that one of `count` has of a whole.
+// Elements [begin, end).
 struct Span {
   int begin;
   int end;
-  __host__ __device__ static Span share(Span whole, int index, int count) {
-    const int size = whole.end - whole.begin;
-    return {whole.begin + int(int64_t(size) * index / count),
-            whole.begin + int(int64_t(size) * (index + 1) / count)};
-  }
   __host__ __device__ int size() const { return end - begin; }
 };
+
+// A span in parts as equal as can be. Divides once: a division takes as long as a round trip to
+// shared memory.
+struct Parts {
+  int begin;
+  int each;
+  int longer;  // parts that have one more: the first ones
+
+  __device__ Parts(Span whole, int count)
+      : begin(whole.begin),
+        each(int(unsigned(whole.size()) / unsigned(count))),
+        longer(whole.size() - each * count) {}
+  __device__ Span part(int i) const {
+    const int first = begin + i * each + min(i, longer);
+    return {first, first + each + (i < longer ? 1 : 0)};
+  }
+};
+
+// copy_piece of weights: what follows them is read next.
+__device__ inline void copy_weights(uint32_t target, const bfloat16* source, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;\n" ::"r"(target),
+               "l"(source), "r"(valid ? piece_bytes : 0)
+               : "memory");
+}
 
 __device__ inline float swish(float x) {
   return x * sigmoid(x);
 }
 
-// x, a vector of the input, becomes what is multiplied: its swish and the norm's weight. Returns
-// the sum of the squares that the norm is made of.
+// x, a vector of the input, is multiplied by the norm's weight. Returns the sum of its squares.
 __device__ inline float apply_norm(const LinearArgs& args, float (&x)[vector_width],
                                    const bfloat16* weight) {
   float squares = 0.0F;
 #pragma unroll
   for (int j = 0; j < vector_width; ++j) {
-    x[j] = args.norm == DecodeNorm::swish_rms_norm ? swish(x[j]) : x[j];
     squares = fmaf(x[j], x[j], squares);
   }
   if (args.norm_weight != nullptr) {
@@ -88,11 +105,8 @@ __device__ inline float inverse_rms(const LinearArgs& args, float squares) {
                                        : rsqrtf(squares / float(args.columns) + args.epsilon);
 }
 
-// Writes output (n, output) from its sum, already normalized.
+// Writes output (n, output).
 __device__ inline void write_output(const LinearArgs& args, int n, int output, float y) {
-  if (args.residual != nullptr) {
-    y += to_float(args.residual[n * args.residual_stride + output]);
-  }
   if (args.output != nullptr) {
     args.output[n * args.output_stride + output] = from_float<bfloat16>(y);
   } else {

@@ -9,11 +9,12 @@
 //   cluster c    inputs too large for one block: c blocks have a share of the outputs, a block 8/c
 //                of the parts, and so 1/c of the input in its shared memory; c slots side by side
 //
+// Weights travel through shared memory by cp.async, each warp reading what it has copied itself: no
+// barriers of the block, and 64 to 96 KB on their way for each of the two blocks that a
+// multiprocessor holds, this kernel's and the next one's, which fills its ring while this one ends.
+//
 // A lane takes 8 neighbours along K, 16 bytes, of two rows: they serve as the four columns of two
-// products, in another order than the tensor core's but the same for both operands. They travel
-// through shared memory by cp.async, each thread reading what it has copied itself: no barriers,
-// and 64 to 96 KB on their way for each of the two blocks that a multiprocessor holds, this
-// kernel's and the next one's, which fills its ring while this one ends.
+// products, in another order than the tensor core's but the same for both operands.
 //
 // Shared memory: the ring; the input's columns of this block times the norm's weight, in bfloat16
 // (rows 64 bytes off a multiple of 128: no conflicts); the warps' partial sums of two rounds.
@@ -29,6 +30,10 @@ constexpr int step_vectors = step_columns / vector_width;
 constexpr int step_bytes = 2 * threads * piece_bytes;  // of a block
 constexpr int unit = 2;                                // steps that are waited for together
 constexpr int slot_rows = 16;
+constexpr int unit_row_bytes = unit * step_columns * int(sizeof(bfloat16));
+constexpr int unit_bytes = slot_rows * unit_row_bytes;  // of a warp
+constexpr int unit_pieces = unit_row_bytes / piece_bytes;
+constexpr int rows_at_once = warp_size / unit_pieces;
 constexpr int partial_floats = parts * slot_rows * few_rows;  // of a round
 constexpr int max_shared_bytes = 112 << 10;                   // two blocks a multiprocessor
 
@@ -70,20 +75,20 @@ __device__ inline float warp_sum(float value) {
   return value;
 }
 
-// Where a lane finds the weights of a slot: offsets of its row in the upper and in the lower half.
+// Where the 16 rows of a slot lie among the weights: 8 gates and their ups, or 16 neighbours.
 struct SlotRows {
-  uint32_t upper;
-  uint32_t lower;
-  bool has_upper;
-  bool has_lower;
+  Span slot;
+  bool gated;
 
-  __device__ SlotRows(const LinearArgs& args, Span slot, int column, int lane) {
-    const int row = slot.begin + lane / 4;
-    const bool gated = args.up_offset != 0;
-    upper = uint32_t(row) * uint32_t(args.columns) + uint32_t(column + lane % 4 * vector_width);
-    lower = upper + (gated ? uint32_t(args.up_offset) : 8U * uint32_t(args.columns));
-    has_upper = row < slot.end;
-    has_lower = gated ? has_upper : row + 8 < slot.end;
+  __device__ SlotRows(const LinearArgs& args, Span of_slot)
+      : slot(of_slot), gated(args.up_offset != 0) {}
+  __device__ bool exists(int row) const {
+    return slot.begin + (gated ? row % (slot_rows / 2) : row) < slot.end;
+  }
+  __device__ int64_t offset(const LinearArgs& args, int row) const {
+    const bool up = gated && row >= slot_rows / 2;
+    return int64_t(slot.begin + row - (up ? slot_rows / 2 : 0)) * args.columns +
+           (up ? args.up_offset : 0);
   }
 };
 
@@ -96,32 +101,43 @@ struct WarpPlace {
   int begin;        // the part's first step
   int steps;
   int offset;  // of the part's first column in the block's input
-  Span own;    // the cluster's outputs
+  int cluster;
   int rounds;
+  Parts slots;  // of the cluster's outputs
 
   __device__ WarpPlace(const LinearArgs& args, int warp)
       : rank(args.cluster > 1 ? cluster_rank() : 0),
         block_parts(parts / args.cluster),
         part(warp % block_parts),
-        side(warp / block_parts) {
+        side(warp / block_parts),
+        cluster(args.cluster),
+        slots({0, 0}, 1) {
     const int all_steps = args.columns / step_columns;
     const int first = rank * block_parts;
     begin = first_step(all_steps, first + part);
     steps = first_step(all_steps, first + part + 1) - begin;
     offset = (begin - first_step(all_steps, first)) * step_columns;
-    own = Span::share({0, args.outputs}, int(blockIdx.x) / args.cluster,
-                      int(gridDim.x) / args.cluster);
-    const int slot_outputs = args.up_offset != 0 ? slot_rows / 2 : slot_rows;
-    const int round_outputs = slot_outputs * args.cluster;
-    rounds = (own.size() + round_outputs - 1) / round_outputs;
+    const unsigned clusters = gridDim.x / unsigned(cluster);
+    const Span own =
+        Parts({0, args.outputs}, int(clusters)).part(int(blockIdx.x / unsigned(cluster)));
+    const unsigned slot_outputs = args.up_offset != 0 ? slot_rows / 2 : slot_rows;
+    const unsigned round_outputs = slot_outputs * unsigned(cluster);
+    rounds = int((unsigned(own.size()) + round_outputs - 1) / round_outputs);
+    slots = Parts(own, max(rounds, 1) * cluster);
   }
-  __device__ Span slot(const LinearArgs& args, int round, int of_side) const {
-    return round < rounds ? Span::share(own, round * args.cluster + of_side, rounds * args.cluster)
-                          : Span{0, 0};
+  __device__ Span slot(int round, int of_side) const {
+    return round < rounds ? slots.part(round * cluster + of_side) : Span{0, 0};
   }
 };
 
-// The ring of weights on their way: steps are asked for in the order of use, `depth` ahead.
+// A 16-byte piece of a row of a unit: odd rows change halves, so that what eight lanes read of two
+// rows lies in different banks.
+__device__ inline int unit_offset(int row, int piece) {
+  return row * unit_row_bytes + ((piece ^ (row % 2 * step_vectors)) * piece_bytes);
+}
+
+// A warp's ring of weights on their way: units of two steps, 16 rows of 128 bytes, are asked for in
+// the order of use, `depth` steps ahead.
 template <int depth>
 class WeightRing {
  public:
@@ -130,51 +146,50 @@ class WeightRing {
       : args_(args),
         place_(place),
         lane_(lane),
-        slots_(shared + int(threadIdx.x) * piece_bytes),
-        address_(shared_address(slots_)),
-        rows_(args, place.slot(args, 0, place.side), place.begin * step_columns, lane) {}
+        memory_(shared + int(threadIdx.x) / warp_size * (depth / unit * unit_bytes)),
+        rows_(args, place.slot(0, place.side)) {}
 
-  // Asks for the next unit of steps.
+  // Asks for the next unit.
   __device__ void ask() {
+    const uint32_t target = shared_address(memory_) + uint32_t(asked_ * unit_bytes);
+    const int piece = lane_ % unit_pieces;
+    const int column = (place_.begin + step_) * step_columns + piece * vector_width;
+    const bool exists = step_ + piece / step_vectors < place_.steps;
 #pragma unroll
-    for (int i = 0; i < unit; ++i) {
-      const uint32_t along = uint32_t((step_ + i) * step_columns);
-      const bool exists = step_ + i < place_.steps;
-      const uint32_t target = address_ + uint32_t(asked_ + i) * step_bytes;
-      copy_piece(target, args_.weight + (exists && rows_.has_upper ? rows_.upper + along : 0U),
-                 exists && rows_.has_upper);
-      copy_piece(target + step_bytes / 2,
-                 args_.weight + (exists && rows_.has_lower ? rows_.lower + along : 0U),
-                 exists && rows_.has_lower);
+    for (int i = 0; i < slot_rows / rows_at_once; ++i) {
+      const int row = i * rows_at_once + lane_ / unit_pieces;
+      const bool valid = exists && rows_.exists(row);
+      copy_weights(target + uint32_t(unit_offset(row, piece)),
+                   args_.weight + (valid ? rows_.offset(args_, row) + column : 0), valid);
     }
     commit_copies();
-    asked_ = asked_ + unit == depth ? 0 : asked_ + unit;
+    asked_ = asked_ + 1 == depth / unit ? 0 : asked_ + 1;
     step_ += unit;
     if (step_ >= place_.steps) {
       step_ = 0;
       ++round_;
-      rows_ = SlotRows(args_, place_.slot(args_, round_, place_.side), place_.begin * step_columns,
-                       lane_);
+      rows_ = SlotRows(args_, place_.slot(round_, place_.side));
     }
   }
 
-  // Waits for the oldest unit; its steps are then `at(0)`, `at(1)`, ... until the next `take`.
+  // Waits for the oldest unit, which is then read until the next `take`.
   __device__ void take() {
     wait_copies<depth / unit - 1>();
+    __syncwarp();
     taken_ = next_;
-    next_ = next_ + unit == depth ? 0 : next_ + unit;
+    next_ = next_ + 1 == depth / unit ? 0 : next_ + 1;
   }
-  __device__ const uint4* at(int i) const {
-    return reinterpret_cast<const uint4*>(slots_ + (taken_ + i) * step_bytes);
+  // The lane's 8 neighbours of step `step` in a row.
+  __device__ uint4 at(int row, int step) const {
+    const int offset = unit_offset(row, step * step_vectors + lane_ % step_vectors);
+    return *reinterpret_cast<const uint4*>(memory_ + taken_ * unit_bytes + offset);
   }
-  static constexpr int lower = step_bytes / 2 / int(sizeof(uint4));  // from upper to lower rows
 
  private:
   const LinearArgs& args_;
   const WarpPlace& place_;
   int lane_;
-  unsigned char* slots_;
-  uint32_t address_;
+  unsigned char* memory_;
   SlotRows rows_;
   int round_ = 0;
   int step_ = 0;
@@ -235,16 +250,26 @@ __device__ void stage_input(const LinearArgs& args, const WarpPlace& place,
   }
 }
 
+// The residual of what a thread writes of a round, asked for while the round is computed.
+__device__ inline float residual_of(const LinearArgs& args, const WarpPlace& place, int round) {
+  const int row = int(threadIdx.x) % slot_rows;
+  const int n = int(threadIdx.x) / slot_rows;
+  const Span slot = place.slot(round, place.rank);
+  const bool exists = args.residual != nullptr && slot.begin + row < slot.end && n < args.rows;
+  return exists ? to_float(args.residual[n * args.residual_stride + slot.begin + row]) : 0.0F;
+}
+
 // Adds up the parts of one slot (all blocks of the cluster have some) and writes its outputs.
 __device__ void finish_slot(const LinearArgs& args, const WarpPlace& place,
-                            const SharedLayout& layout, unsigned char* shared, int round) {
+                            const SharedLayout& layout, unsigned char* shared, int round,
+                            float residual) {
   const float* partial =
       reinterpret_cast<const float*>(shared + layout.partial) + round % 2 * partial_floats;
   const float* squares = reinterpret_cast<const float*>(shared + layout.squares);
   const bool gated = args.up_offset != 0;
   const int row = int(threadIdx.x) % slot_rows;
   const int n = int(threadIdx.x) / slot_rows;
-  const Span slot = place.slot(args, round, place.rank);
+  const Span slot = place.slot(round, place.rank);
   if (slot.begin + row >= slot.end || n >= args.rows || (gated && row >= slot_rows / 2)) {
     return;
   }
@@ -275,7 +300,7 @@ __device__ void finish_slot(const LinearArgs& args, const WarpPlace& place,
   if (gated) {
     y = swish(y) * (product(row + slot_rows / 2) * inverse);
   }
-  write_output(args, n, slot.begin + row, y);
+  write_output(args, n, slot.begin + row, y + residual);
 }
 
 __device__ inline void barrier(int cluster) {
@@ -297,7 +322,7 @@ __global__ void __launch_bounds__(threads, 2) few_kernel(const LinearArgs args) 
                             depth);
   WeightRing<depth> ring(args, place, shared, lane);
 #pragma unroll
-  for (int i = 0; i < depth / unit - 1; ++i) {
+  for (int i = 0; i < depth / unit; ++i) {
     ring.ask();
   }
   if (args.norm_weight != nullptr) {
@@ -314,15 +339,15 @@ __global__ void __launch_bounds__(threads, 2) few_kernel(const LinearArgs args) 
                                (place.offset + lane % 4 * vector_width) * int(sizeof(bfloat16));
   const int units = (place.steps + unit - 1) / unit;
   for (int round = 0; round < place.rounds; ++round) {
+    const float residual = residual_of(args, place, round);
     float sums[4] = {};
     for (int i = 0; i < units; ++i) {
-      ring.ask();
       ring.take();
 #pragma unroll
       for (int j = 0; j < unit; ++j) {
         const int step = i * unit + j;
-        const uint4 upper = ring.at(j)[0];
-        const uint4 lower = ring.at(j)[WeightRing<depth>::lower];
+        const uint4 upper = ring.at(n, j);
+        const uint4 lower = ring.at(n + 8, j);
         uint4 x{0, 0, 0, 0};
         if (step < place.steps && n < args.rows) {
           x = *reinterpret_cast<const uint4*>(input + step * step_columns * int(sizeof(bfloat16)));
@@ -332,6 +357,8 @@ __global__ void __launch_bounds__(threads, 2) few_kernel(const LinearArgs args) 
         multiply_tile(sums, first, x.x, x.y);
         multiply_tile(sums, second, x.z, x.w);
       }
+      __syncwarp();  // all lanes have read: the unit's place is free
+      ring.ask();
     }
     float* partial =
         reinterpret_cast<float*>(shared + layout.partial) + round % 2 * partial_floats +
@@ -340,7 +367,7 @@ __global__ void __launch_bounds__(threads, 2) few_kernel(const LinearArgs args) 
     *reinterpret_cast<float2*>(partial) = make_float2(sums[0], sums[1]);
     *reinterpret_cast<float2*>(partial + 8 * few_rows) = make_float2(sums[2], sums[3]);
     barrier(args.cluster);
-    finish_slot(args, place, layout, shared, round);
+    finish_slot(args, place, layout, shared, round, residual);
   }
   wait_copies<0>();
   if (args.cluster > 1) {

@@ -13,6 +13,9 @@
 //
 // Shared memory: the input, 8 KB a panel; a ring of 6 panels a warpgroup, filled from before the
 // kernel in front has ended; the partial sums. One block a multiprocessor.
+#include <cuda.h>
+#include <cudaTypedefs.h>
+
 #include "kernels/cuda/decode_linear.h"
 
 namespace gsa::kernels::cuda::decode {
@@ -24,12 +27,18 @@ constexpr int threads = groups * group_threads;
 constexpr int panel_rows = 64;
 constexpr int tiles = panel_rows / 8;  // accumulator tiles of a panel's rows
 constexpr int depth_step_bytes = 32;   // of 16 columns within a panel's row
-constexpr int panel_pieces = panel_rows * row_pieces / group_threads;  // of each thread
+constexpr int box_rows = 8;            // that the copy engine takes at once
+constexpr int box_bytes = box_rows * panel_row_bytes;
 constexpr int max_cluster = 8;
 constexpr int max_input_panels = 11;                     // for the smallest cluster
 constexpr int most_input_panels = 14;                    // at all
 constexpr int partial_stride = groups * panel_rows + 8;  // floats; 8: other banks
 constexpr int alignment = 1024;                          // of panels
+
+struct WideArgs {
+  LinearArgs linear;
+  CUtensorMap weights;  // [rows, K] in boxes of 8 rows by 64 columns
+};
 
 struct Products {
   float sums[tiles][4];
@@ -60,8 +69,13 @@ __device__ inline void fence_products() {
 __device__ inline void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
 }
-__device__ inline void wait_products(Products& c) {
-  asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
+// Waits until no more than `pending` of the last groups of products are under way.
+template <int pending>
+__device__ inline void wait_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(pending) : "memory");
+}
+// Keeps what uses the sums behind the wait in front of it.
+__device__ inline void hold(Products& c) {
 #pragma unroll
   for (int i = 0; i < tiles; ++i) {
     asm volatile(""
@@ -75,6 +89,35 @@ __device__ inline void publish_shared() {
 }
 __device__ inline void group_barrier(int group) {
   asm volatile("bar.sync %0, %1;\n" ::"r"(group + 1), "n"(group_threads) : "memory");
+}
+
+// Barriers in shared memory that count copied bytes; `phase` alternates.
+__device__ inline void init_barrier(uint32_t barrier) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n" ::"r"(barrier) : "memory");
+}
+__device__ inline void publish_barriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+}
+__device__ inline void expect_bytes(uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+__device__ inline void wait_bytes(uint32_t barrier, int phase) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n}\n" ::"r"(barrier),
+      "r"(phase)
+      : "memory");
+}
+__device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int column, int row,
+                                uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4}], [%2];\n" ::"r"(target),
+      "l"(&map), "r"(barrier), "r"(column), "r"(row)
+      : "memory");
 }
 
 // c += a b^T over a depth of 16: both [64 rows, 16 columns].
@@ -100,6 +143,7 @@ struct SharedLayout {
   int partial;  // offset: [64 sequences][partial_stride]
   int norm;     // offset: the norm's weight for the block's columns
   int squares;  // offset: [64], sums of squares over the block's columns
+  int arrived;  // offset: [groups][depth] barriers of the ring
   int bytes;
 
   __host__ __device__ SharedLayout(int input_panels, int depth) {
@@ -108,7 +152,8 @@ struct SharedLayout {
     partial = ring + groups * depth * panel_bytes;
     norm = partial + wide_rows * partial_stride * int(sizeof(float));
     squares = norm + input_panels * panel_row_bytes;
-    bytes = squares + wide_rows * int(sizeof(float)) + alignment;  // to align the start
+    arrived = squares + wide_rows * int(sizeof(float));
+    bytes = arrived + groups * depth * int(sizeof(uint64_t)) + alignment;  // to align the start
   }
 };
 
@@ -116,83 +161,95 @@ __host__ __device__ inline int most_panels(int columns, int cluster) {
   return (columns / panel_columns + cluster - 1) / cluster;
 }
 
-// What a block has of the work.
+// What a block has of the work. Outputs are divided in boxes of 8.
 struct BlockPlace {
   int rank;
-  Span panels;  // of the depth
-  Span own;     // outputs of the cluster
-  int rounds;
+  int outputs;
   bool gated;
+  Span panels;  // of the depth
+  int rounds;
+  Parts turns;  // the cluster's boxes by round
 
   __device__ explicit BlockPlace(const LinearArgs& args)
-      : rank(args.cluster > 1 ? cluster_rank() : 0), gated(args.up_offset != 0) {
-    panels = Span::share({0, args.columns / panel_columns}, rank, args.cluster);
-    own = Span::share({0, args.outputs}, int(blockIdx.x) / args.cluster,
-                      int(gridDim.x) / args.cluster);
-    const int round_outputs = gated ? panel_rows : groups * panel_rows;
-    rounds = (own.size() + round_outputs - 1) / round_outputs;
+      : rank(args.cluster > 1 ? cluster_rank() : 0),
+        outputs(args.outputs),
+        gated(args.up_offset != 0),
+        panels(Parts({0, args.columns / panel_columns}, args.cluster).part(rank)),
+        turns({0, 0}, 1) {
+    constexpr unsigned panel_boxes = panel_rows / box_rows;
+    const unsigned cluster = unsigned(args.cluster);
+    const Span own = Parts({0, (outputs + box_rows - 1) / box_rows}, int(gridDim.x / cluster))
+                         .part(int(blockIdx.x / cluster));
+    const unsigned round_boxes = gated ? panel_boxes : groups * panel_boxes;
+    rounds = int((unsigned(own.size()) + round_boxes - 1) / round_boxes);
+    turns = Parts(own, max(rounds, 1));
   }
-  __device__ Span round(int i) const {
-    return i < rounds ? Span::share(own, i, rounds) : Span{0, 0};
-  }
-  // Rows of the weights that a warpgroup has of a round.
-  __device__ Span rows(int i, int group) const {
-    const Span outputs = round(i);
-    return gated ? outputs : Span::share(outputs, group, groups);
+  // Boxes of outputs that a warpgroup has of a round: with swiglu, both have all of them.
+  __device__ Span boxes(int round, int group) const {
+    Span all = round < rounds ? turns.part(round) : Span{0, 0};
+    if (!gated) {
+      const int middle = all.begin + (all.size() + 1) / 2;
+      all = group == 0 ? Span{all.begin, middle} : Span{middle, all.end};
+    }
+    return all;
   }
 };
 
-// A warpgroup's panels of weights on their way, in the order of use.
+// A warpgroup's panels of weights on their way, in the order of use. One thread asks for them.
 template <int depth>
 class PanelRing {
  public:
-  __device__ PanelRing(const LinearArgs& args, const BlockPlace& place, uint32_t memory, int group)
-      : args_(args), place_(place), memory_(memory), group_(group), rows_(place.rows(0, group)) {
-    thread_ = int(threadIdx.x) % group_threads;
-    base_ = args.weight + (place.gated && group == 1 ? args.up_offset : 0);
-  }
+  __device__ PanelRing(const WideArgs& args, const BlockPlace& place, uint32_t memory,
+                       uint32_t arrived, int group)
+      : args_(args),
+        place_(place),
+        memory_(memory),
+        arrived_(arrived),
+        group_(group),
+        boxes_(place.boxes(0, group)),
+        first_row_(place.gated && group == 1 ? args.linear.outputs : 0) {}
 
-  // Asks for the next panel.
+  // Asks for the next panel: one thread only.
   __device__ void ask() {
     const uint32_t panel = memory_ + uint32_t(asked_) * panel_bytes;
-#pragma unroll
-    for (int i = 0; i < panel_pieces; ++i) {
-      const int index = i * group_threads + thread_;
-      const int row = index / row_pieces;
-      const int piece = index % row_pieces;
-      const bool exists = row < rows_.size();
-      const int64_t from = int64_t(rows_.begin + row) * args_.columns +
-                           (place_.panels.begin + panel_) * panel_columns + piece * piece_columns;
-      copy_piece(panel + panel_offset(row, piece), base_ + (exists ? from : 0), exists);
+    const uint32_t barrier = arrived_ + uint32_t(asked_) * uint32_t(sizeof(uint64_t));
+    expect_bytes(barrier, boxes_.size() * box_bytes);
+    for (int i = 0; i < boxes_.size(); ++i) {
+      copy_box(panel + uint32_t(i * box_bytes), args_.weights,
+               (place_.panels.begin + panel_) * panel_columns,
+               first_row_ + (boxes_.begin + i) * box_rows, barrier);
     }
-    commit_copies();
     asked_ = asked_ + 1 == depth ? 0 : asked_ + 1;
     if (++panel_ == place_.panels.size()) {
       panel_ = 0;
-      rows_ = place_.rows(++round_, group_);
+      boxes_ = place_.boxes(++round_, group_);
     }
   }
 
-  // Waits for this thread's share of the oldest panel. Its address, once all threads have.
+  // Waits for the oldest panel. Returns its address.
   __device__ uint32_t take() {
-    wait_copies<depth - 2>();
+    wait_bytes(arrived_ + uint32_t(taken_) * uint32_t(sizeof(uint64_t)), phase_);
     const uint32_t panel = memory_ + uint32_t(taken_) * panel_bytes;
-    taken_ = taken_ + 1 == depth ? 0 : taken_ + 1;
+    if (++taken_ == depth) {
+      taken_ = 0;
+      phase_ ^= 1;
+    }
     return panel;
   }
 
  private:
-  const LinearArgs& args_;
+  const WideArgs& args_;
   const BlockPlace& place_;
   uint32_t memory_;
+  uint32_t arrived_;
   int group_;
-  Span rows_;
-  int thread_;
-  const bfloat16* base_;
+  Span boxes_;
+  int first_row_;
   int round_ = 0;
   int panel_ = 0;
   int asked_ = 0;
   int taken_ = 0;
+  int phase_ = 0;
 };
 
 // The block's columns of the input, times the norm's weight, to their panels: four threads a
@@ -249,8 +306,7 @@ __device__ void finish_round(const LinearArgs& args, const BlockPlace& place,
   constexpr int quads = panel_rows / width;  // of a panel's rows
   const auto* partial = reinterpret_cast<const float*>(shared + layout.partial);
   const auto* squares = reinterpret_cast<const float*>(shared + layout.squares);
-  const Span outputs = place.round(round);
-  const Span sequences = Span::share({0, args.rows}, place.rank, args.cluster);
+  const Span sequences = Parts({0, args.rows}, args.cluster).part(place.rank);
   const auto add_parts = [&](int n, int column) {
     float4 parts[max_cluster];
 #pragma unroll
@@ -278,16 +334,31 @@ __device__ void finish_round(const LinearArgs& args, const BlockPlace& place,
     const int n = sequences.begin + item / (halves * quads);
     const int half = item / quads % halves;
     const int column = item % quads * width;
-    const Span rows = place.gated ? outputs : Span::share(outputs, half, groups);
-    if (column >= rows.size()) {
+    const Span boxes = place.boxes(round, half);
+    const int output = boxes.begin * box_rows + column;
+    if (output >= min(boxes.end * box_rows, args.outputs)) {
       continue;
     }
+    float residual[width] = {};
+#pragma unroll
+    for (int i = 0; i < width; ++i) {
+      if (args.residual != nullptr && output + i < args.outputs) {
+        residual[i] = to_float(args.residual[n * args.residual_stride + output + i]);
+      }
+    }
+    float parts_of_squares[max_cluster];
+#pragma unroll
+    for (int rank = 0; rank < max_cluster; ++rank) {
+      parts_of_squares[rank] =
+          rank < args.cluster ? load_shared_in(shared_address_in(squares + n, rank)) : 0.0F;
+    }
+    const float4 sum = add_parts(n, half * panel_rows + column);
     float sum_of_squares = 0.0F;
-    for (int rank = 0; rank < args.cluster; ++rank) {
-      sum_of_squares += load_shared_in(shared_address_in(squares + n, rank));
+#pragma unroll
+    for (int rank = 0; rank < max_cluster; ++rank) {
+      sum_of_squares += parts_of_squares[rank];
     }
     const float inverse = inverse_rms(args, sum_of_squares);
-    const float4 sum = add_parts(n, half * panel_rows + column);
     float y[width] = {sum.x * inverse, sum.y * inverse, sum.z * inverse, sum.w * inverse};
     if (place.gated) {
       const float4 up = add_parts(n, panel_rows + column);
@@ -299,8 +370,8 @@ __device__ void finish_round(const LinearArgs& args, const BlockPlace& place,
     }
 #pragma unroll
     for (int i = 0; i < width; ++i) {
-      if (column + i < rows.size()) {
-        write_output(args, n, rows.begin + column + i, y[i]);
+      if (output + i < args.outputs) {
+        write_output(args, n, output + i, y[i] + residual[i]);
       }
     }
   }
@@ -321,20 +392,29 @@ __device__ inline void store_partial(const Products& products, float* partial, i
 }
 
 template <int depth>
-__global__ void __launch_bounds__(threads) wide_kernel(const LinearArgs args) {
+__global__ void __launch_bounds__(threads) wide_kernel(const __grid_constant__ WideArgs all) {
   extern __shared__ unsigned char unaligned[];
   let_next_start();
+  const LinearArgs& args = all.linear;
   unsigned char* shared =
       unaligned + (alignment - shared_address(unaligned) % alignment) % alignment;
   const BlockPlace place(args);
   const SharedLayout layout(most_panels(args.columns, args.cluster), depth);
   const int group = int(threadIdx.x) / group_threads;
+  const bool asks = threadIdx.x % group_threads == 0;
+  const uint32_t arrived = shared_address(shared + layout.arrived);
   PanelRing<depth> ring(
-      args, place, shared_address(shared + layout.ring) + uint32_t(group * depth * panel_bytes),
-      group);
-#pragma unroll
-  for (int i = 0; i < depth - 1; ++i) {
-    ring.ask();
+      all, place, shared_address(shared + layout.ring) + uint32_t(group * depth * panel_bytes),
+      arrived + uint32_t(group * depth) * uint32_t(sizeof(uint64_t)), group);
+  if (threadIdx.x < groups * depth) {
+    init_barrier(arrived + threadIdx.x * uint32_t(sizeof(uint64_t)));
+    publish_barriers();
+  }
+  __syncthreads();
+  if (asks) {
+    for (int i = 0; i < depth; ++i) {
+      ring.ask();
+    }
   }
   if (args.norm_weight != nullptr) {
     auto* norm = reinterpret_cast<bfloat16*>(shared + layout.norm);
@@ -354,14 +434,12 @@ __global__ void __launch_bounds__(threads) wide_kernel(const LinearArgs args) {
 
   const uint32_t input = shared_address(shared + layout.input);
   float* partial = reinterpret_cast<float*>(shared + layout.partial);
+  bool first = true;
   for (int round = 0; round < place.rounds; ++round) {
     Products products;
     products.clear();
     for (int i = 0; i < place.panels.size(); ++i) {
       const uint32_t weights = ring.take();
-      wait_products(products);
-      publish_shared();
-      group_barrier(group);
       fence_products();
 #pragma unroll
       for (int step = 0; step < panel_steps; ++step) {
@@ -370,9 +448,15 @@ __global__ void __launch_bounds__(threads) wide_kernel(const LinearArgs args) {
                        panel_operand(weights + uint32_t(step * depth_step_bytes)));
       }
       commit_products();
-      ring.ask();  // in place of the panel before, which all warps are done with
+      wait_products<1>();
+      group_barrier(group);  // all warps are done with the panel before
+      if (asks && !first) {
+        ring.ask();
+      }
+      first = false;
     }
-    wait_products(products);
+    wait_products<0>();
+    hold(products);
     // The round before has been read, then this one may be.
     if (args.cluster > 1) {
       cluster_wait();
@@ -391,10 +475,42 @@ __global__ void __launch_bounds__(threads) wide_kernel(const LinearArgs args) {
       cluster_arrive();
     }
   }
-  wait_copies<0>();
   if (args.cluster > 1) {
     cluster_wait();  // nobody leaves while its memory is read
   }
+}
+
+// The driver's function, found without linking the driver.
+PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
+  static const auto encoder = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+    constexpr unsigned version = 12000;
+    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, version,
+                                           cudaEnableDefault, &result),
+          "cuTensorMapEncodeTiled");
+    return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
+  }();
+  return encoder;
+}
+
+CUtensorMap map_of(const LinearArgs& args) {
+  const int64_t rows = args.up_offset != 0 ? 2 * int64_t{args.outputs} : args.outputs;
+  CUtensorMap map;
+  const cuuint64_t sizes[2] = {cuuint64_t(args.columns), cuuint64_t(rows)};
+  const cuuint64_t strides[1] = {cuuint64_t(args.columns) * sizeof(bfloat16)};
+  const cuuint32_t box[2] = {panel_columns, box_rows};
+  const cuuint32_t steps[2] = {1, 1};
+  const CUresult result = tensor_map_encoder()(
+      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<bfloat16*>(args.weight), sizes, strides,
+      box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    throw DeviceError("the CUDA driver takes no tensor map of weights [" + std::to_string(rows) +
+                      ", " + std::to_string(args.columns) + "]: error " +
+                      std::to_string(int(result)));
+  }
+  return map;
 }
 
 int cluster_for(int64_t columns) {
@@ -417,7 +533,7 @@ void launch(Stream& stream, const LinearArgs& args) {
                     .threads = threads,
                     .cluster = unsigned(args.cluster),
                     .shared_bytes = size_t(layout.bytes)},
-                   args, stream, "decode_linear");
+                   WideArgs{args, map_of(args)}, stream, "decode_linear");
 }
 
 }  // namespace

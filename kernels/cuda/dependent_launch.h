@@ -27,12 +27,19 @@ struct DependentLaunch {
   unsigned threads = 1;
   unsigned cluster = 1;  // blocks that share their memory
   size_t shared_bytes = 0;
+  // Kernels run side by side only where they divide a multiprocessor's memory in the same way: most
+  // for shared memory, or (`cached`) most for the L1 cache.
+  bool cached = false;
 };
 
-// Launches a kernel of such a chain. Above 48 KiB of shared memory it is asked for first.
+// Launches a kernel of such a chain.
 template <typename Args>
 void launch_dependent(void (*kernel)(Args), const DependentLaunch& launch, const Args& args,
                       const Stream& stream, const char* what) {
+  gsa::cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                        launch.cached ? cudaSharedmemCarveoutDefault
+                                                      : cudaSharedmemCarveoutMaxShared),
+                   what);
   constexpr size_t granted_bytes = size_t{48} << 10;
   if (launch.shared_bytes > granted_bytes) {
     gsa::cuda::check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -20,7 +20,7 @@ constexpr int threads = 256;
 constexpr int quad = 4;  // floats a thread takes at once
 constexpr int max_cluster = 8;
 constexpr int max_slots = 128;
-constexpr int max_part = 512;  // columns of K or V that a block has
+constexpr int max_part = 128;  // columns of K or V that a block has
 
 template <typename T>
 struct DecodeArgs {
@@ -256,8 +256,8 @@ __global__ void __launch_bounds__(threads, most <= 4 ? 4 : 1)
   __syncthreads();
   const int first = unit % args.query_heads * args.value_dim + rank * values;
   for (int column = int(threadIdx.x); column < values; column += threads) {
-    *args.output.at(sequence, first + column) =
-        from_float<T>(add_partial(shared.partial, value_slice, values, column));
+    const float o = add_partial(shared.partial, value_slice, values, column);
+    *args.output.at(sequence, first + column) = from_float<T>(o * sigmoid(o));
   }
   cluster_wait();
 }
@@ -329,7 +329,7 @@ void require_sizes(const GsaDecode& args) {
       largest > max_part) {
     throw std::invalid_argument(
         "gsa_decode on CUDA takes up to 128 slots, slots and value dimensions that are multiples "
-        "of 4, and head dimensions up to 4096; run other sizes on the CPU");
+        "of 4, and head dimensions up to 1024; run other sizes on the CPU");
   }
 }
 

@@ -125,11 +125,7 @@ __device__ uint32_t find_threshold(const Row& row, uint64_t wanted, uint32_t lea
       collected = true;
     }
     PassSums own{};
-    const int count = collected ? shared.count : row.columns;
-    for (int i = int(threadIdx.x); i < count; i += threads) {
-      const Candidate token = collected
-                                  ? shared.candidates[i]
-                                  : Candidate{sampling::order_of(row.logits[i]), row.weights[i]};
+    const auto look_at = [&](const Candidate& token) {
       const uint32_t within = token.order - threshold;
       const uint64_t value = token.order >= least ? measure(token.weight) : 0;
 #pragma unroll
@@ -137,6 +133,16 @@ __device__ uint32_t find_threshold(const Row& row, uint64_t wanted, uint32_t lea
         const bool reaches = within < size && within >= (uint32_t(digit + 1) << shift);
         own.measures[digit] += reaches ? value : 0;
         own.counts[digit] += reaches ? 1 : 0;
+      }
+    };
+    if (collected) {
+      for (int i = int(threadIdx.x); i < shared.count; i += threads) {
+        look_at(shared.candidates[i]);
+      }
+    } else {
+#pragma unroll 4
+      for (int i = int(threadIdx.x); i < row.columns; i += threads) {
+        look_at({sampling::order_of(row.logits[i]), row.weights[i]});
       }
     }
     const PassSums sums = add_passes(own, shared);
@@ -279,7 +285,8 @@ void sample_tokens(Stream& stream, const SampleTokens& args, std::byte* workspac
   sampling.positions = elements_of<int32_t>(args.positions);
   sampling.tokens = elements_of<int32_t>(args.tokens);
   sampling.weights = reinterpret_cast<uint32_t*>(workspace);
-  launch_dependent(sample_kernel, {.blocks = unsigned(args.logits.dim(0)), .threads = threads},
+  launch_dependent(sample_kernel,
+                   {.blocks = unsigned(args.logits.dim(0)), .threads = threads, .cached = true},
                    sampling, stream, "sample_tokens");
 }
 

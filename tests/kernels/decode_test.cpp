@@ -75,15 +75,18 @@ TEST_P(CpuDecode, LinearAddsToTheResidualInPlace) {
   const HostTensor normalized = output({rows, columns});
   const HostTensor inverse_rms = output({rows});
   const HostTensor product = output({rows, outputs});
-  swish_rms_norm_forward(
-      stream_, {.input = input, .weight = {}, .output = normalized, .inverse_rms = inverse_rms});
+  rms_norm_forward(stream_, {.input = input,
+                             .weight = {},
+                             .epsilon = 1e-5,
+                             .output = normalized,
+                             .inverse_rms = inverse_rms});
   matmul(stream_, {.a = normalized, .b = weight, .transpose_b = Transpose::yes, .c = product});
   std::vector<double> expected = stream.values();
   for (size_t i = 0; i < expected.size(); ++i) {
     expected[i] += product.get(static_cast<int64_t>(i));
   }
   decode_linear(stream_, {.input = input,
-                          .norm = DecodeNorm::swish_rms_norm,
+                          .norm = DecodeNorm::rms_norm,
                           .epsilon = 1e-5,
                           .weight = weight,
                           .residual = stream,
@@ -120,7 +123,7 @@ TEST_P(CpuDecode, LinearRefusesWhatDoesNotFit) {
                std::invalid_argument);
 }
 
-TEST_P(CpuDecode, GsaStepIsTheRecurrentForm) {
+TEST_P(CpuDecode, GsaStepIsTheRecurrentFormAndSwish) {
   constexpr int64_t query_heads = 4;
   constexpr int64_t heads = 2;
   constexpr int64_t dim = 8;
@@ -163,6 +166,8 @@ TEST_P(CpuDecode, GsaStepIsTheRecurrentForm) {
                   .output = expected,
                   .final_key_state = expected_key,
                   .final_value_state = expected_value});
+    swish_forward(stream_, {.input = Tensor(expected).reshape({rows, query_heads * dim}),
+                            .output = Tensor(expected).reshape({rows, query_heads * dim})});
     const HostTensor got = output({rows, query_heads * dim});
     gsa_decode(stream_, {.projected = projected,
                          .query_heads = query_heads,

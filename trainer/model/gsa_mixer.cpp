@@ -158,7 +158,7 @@ void GsaMixer::decode(Pass& pass, const NormBefore& norm, Tensor stream) {
                                     .value_state = state.tensors[1],
                                     .output = o});
   linear_decode_onto(pass, o,
-                     {.kind = kernels::DecodeNorm::swish_rms_norm,
+                     {.kind = kernels::DecodeNorm::rms_norm,
                       .weight = g_norm_.weight(),
                       .epsilon = norm_eps_},
                      o_proj_, stream);
