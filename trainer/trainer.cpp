@@ -20,8 +20,10 @@
 namespace gsa {
 namespace {
 
-constexpr int64_t total_count = 4;
-constexpr int64_t verdict_count = 2;  // the optimizer's, behind the totals on the host
+// What a step brings to the host, float64: the totals over the ranks, then the optimizer's verdict.
+enum Value : int64_t { loss_sum, counted_labels, signalled, out_of_time, gradient_norm, scale };
+constexpr int64_t total_count = gradient_norm;
+constexpr int64_t value_count = scale + 1;
 constexpr double bytes_per_gib = 1024.0 * 1024.0 * 1024.0;
 constexpr double flops_per_tflop = 1e12;
 
@@ -63,8 +65,7 @@ Trainer::Trainer(const Config& config, Session& session, const std::string& resu
   losses_ = loss_memory_.tensor(DType::float32, {tokens});
   total_memory_ = Buffer(session.device, total_count * sizeof(double));
   totals_ = total_memory_.tensor(DType::float64, {total_count});
-  host_memory_ =
-      Buffer(session.device, (total_count + verdict_count) * sizeof(double), MemoryKind::pinned);
+  host_memory_ = Buffer(session.device, value_count * sizeof(double), MemoryKind::pinned);
 
   first_hooks_.before_use = [this](int bucket) { optimizer_.wait_for_weights(bucket); };
   last_hooks_.gradients_ready = [this](int bucket) { optimizer_.reduce(bucket); };
@@ -151,11 +152,12 @@ RunEnd Trainer::run() {
   const int64_t first_step = progress_.step;
   saved_step_ = first_step;
   while (progress_.step < batch_plan_.steps && stop_reason_.empty()) {
+    const auto begin = std::chrono::steady_clock::now();
     const StepMetrics metrics = step();
     if (reporter_) {
       reporter_->step(metrics);
     }
-    clock_->step_took(metrics.timing.seconds);
+    clock_->step_took(seconds_since(begin));  // with its validation
     if (skipped_in_a_row_ >= config_.train.max_skipped_steps) {
       give_up();
     }
@@ -256,25 +258,25 @@ bool Trainer::validation_is_due() const {
 
 Trainer::StepResult Trainer::finish_step(double rate) {
   Stream& stream = engine_.stream();
-  const Tensor host = host_memory_.tensor(DType::float64, {total_count + verdict_count});
+  const Tensor host = host_memory_.tensor(DType::float64, {value_count});
   auto* values = host.as<double>();
-  values[2] = signals_.received() != 0 ? 1.0 : 0.0;
-  values[3] = clock_->is_up() ? 1.0 : 0.0;
-  copy(stream, host.rows(2, total_count), totals_.rows(2, total_count));
+  values[signalled] = signals_.received() != 0 ? 1.0 : 0.0;
+  values[out_of_time] = clock_->is_up() ? 1.0 : 0.0;
+  copy(stream, host.rows(signalled, total_count), totals_.rows(signalled, total_count));
   StepResult result;
   result.loss_limit = spikes_.limit();
   session_.communicator->all_reduce(stream, totals_);
   optimizer_.update(rate, totals_, double(batch_plan_.tokens_per_step), result.loss_limit);
   copy(stream, totals_, host.rows(0, total_count));
-  copy(stream, optimizer_.verdict(), host.rows(total_count, total_count + verdict_count));
+  copy(stream, optimizer_.verdict(), host.rows(total_count, value_count));
   stream.synchronize();
   session_.communicator->require_healthy();
 
-  result.loss = values[0] / values[1];
-  result.signalled = values[2] > 0;
-  result.out_of_time = values[3] > 0;
-  result.gradient_norm = values[4];
-  result.applied = std::isfinite(values[5]);
+  result.loss = values[loss_sum] / values[counted_labels];
+  result.signalled = values[signalled] > 0;
+  result.out_of_time = values[out_of_time] > 0;
+  result.gradient_norm = values[gradient_norm];
+  result.applied = std::isfinite(values[scale]);
   return result;
 }
 
