@@ -3,12 +3,12 @@
 //
 //   forward:   gates -> scan (states at the chunks' starts) -> read (u, p, o)
 //   backward: [gates -> scan -> read for u, where nothing was kept]
-//              gates -> read (dp, du, dq) -> scan in reverse (gradients of the states at the
-//              chunks' ends) -> write (dk, dv, d log alpha)
+//              gates -> read (dp, du, dq) -> walk (dk, dv, gradients of the states)
+//              -> finish (d log alpha)
 //
-// All but the scans are parallel over chunks. No sum depends on an order that could change: the
-// same bits every time. Float32 tensors go through the recurrence (gsa_recurrent.cu), whose
-// rounding is float32's; tensor cores round their operands to 11 bits at best.
+// All but the scan and the walk are parallel over chunks. No sum depends on an order that could
+// change: the same bits every time. Float32 tensors go through the recurrence (gsa_recurrent.cu),
+// whose rounding is float32's; tensor cores round their operands to 11 bits at best.
 #include "kernels/backends.h"
 #include "kernels/cuda/gsa_kernels.h"
 
@@ -47,6 +47,7 @@ struct ForwardParts {
   bfloat16* key_states;
   bfloat16* value_states;
   float* scores;
+  bfloat16* key_products;
 };
 
 ForwardParts take_apart(const GsaForward& args, std::byte* workspace, const GsaGateParts& gates,
@@ -65,7 +66,8 @@ ForwardParts take_apart(const GsaForward& args, std::byte* workspace, const GsaG
            static_cast<int>(args.slots())},
           part<bfloat16>(kept, saved.key_states),
           part<bfloat16>(kept, saved.value_states),
-          part<float>(kept, saved.scores)};
+          part<float>(kept, saved.scores),
+          part<bfloat16>(kept, saved.key_products)};
 }
 
 void run_gates(cudaStream_t stream, const ForwardParts& parts) {
@@ -143,6 +145,7 @@ void run_forward_read(cudaStream_t stream, const ForwardParts& parts, HeadRows<b
   read.second = value_side(parts);
   read.output = output;
   read.scores = keeps_scores ? parts.scores : nullptr;
+  read.key_products = keeps_scores ? parts.key_products : nullptr;
   launch_gsa_read(stream, parts.sizes, read, false);
 }
 
@@ -157,72 +160,79 @@ void run_backward_read(cudaStream_t stream, const ForwardParts& parts, const Gsa
   read.score_gradients = part<bfloat16>(workspace, layout.score_gradients);
   read.gated_probabilities = part<bfloat16>(workspace, layout.gated_probabilities);
   read.gated_gradients = part<bfloat16>(workspace, layout.gated_gradients);
-  read.products = part<float>(workspace, layout.products);
+  read.key_products = parts.key_products;
+  read.value_weights = part<bfloat16>(workspace, layout.value_weights);
+  read.key_weights = part<bfloat16>(workspace, layout.key_weights);
+  read.gate_terms = part<float>(workspace, layout.gate_terms);
+  read.slot_gradients = part<float>(workspace, layout.slot_gradients);
   launch_gsa_read(stream, parts.sizes, read, true);
 }
 
-// Gradients of the states at the chunks' ends.
-void run_gradient_scan(cudaStream_t stream, const ForwardParts& parts, const GsaBackward& args,
-                       std::byte* workspace, const GsaBackwardWorkspace& layout) {
-  const auto side = [&](const ConstTensor& rows, size_t weights, size_t states,
-                        const ConstTensor& initial, const Tensor& final, int64_t padded_dim,
-                        bool dim_major) {
-    GsaScanPart scan;
-    scan.rows = head_rows<bfloat16>(rows);
-    scan.weights = part<bfloat16>(workspace, weights);
-    scan.states = part<bfloat16>(workspace, states);
-    scan.initial = elements_of<float>(initial);
-    scan.final = elements_of<float>(final);
-    scan.padded_dim = static_cast<int>(padded_dim);
-    scan.dim_major = dim_major;
-    return scan;
+// The walk writes dk and dv, by query head where those walk apart.
+void run_walk(cudaStream_t stream, const ForwardParts& parts, const GsaBackward& args,
+              std::byte* workspace, const GsaBackwardWorkspace& layout, const GsaWalkPlan& plan) {
+  const bool sums_groups = plan.sums_groups(parts.sizes);
+  const auto gradient = [&](const Tensor& wanted, size_t by_query_head) {
+    const HeadRows<bfloat16> rows = head_rows<bfloat16>(wanted);
+    return sums_groups ? HeadRows<bfloat16>{part<bfloat16>(workspace, by_query_head),
+                                            plan.heads * rows.dim, rows.dim}
+                       : rows;
   };
-  GsaScanArgs scan;
-  scan.offsets = elements_of<int32_t>(parts.args.sequences.offsets);
-  scan.keys =
-      side(parts.args.q, layout.gated_gradients, layout.key_state_gradients,
-           args.grad_final_key_state, args.grad_initial_key_state, parts.sizes.key_dim, true);
-  scan.values = side(args.grad_output, layout.gated_probabilities, layout.value_state_gradients,
-                     args.grad_final_value_state, args.grad_initial_value_state,
-                     parts.sizes.value_dim, false);
-  scan.decay = parts.gates.decay;
-  scan.slots = parts.gates.slots;
-  scan.gate_heads = parts.gates.heads;
-  scan.heads = static_cast<int>(parts.sizes.query_heads);
-  scan.query_heads = scan.heads;
-  scan.row_heads = scan.heads;
-  scan.weight_heads = scan.heads;
-  scan.reverse = true;
-  launch_gsa_scan(stream, parts.sizes, parts.args.sequences.count(), scan);
+  GsaWalkArgs walk{.plan = plan, .gates = parts.gates};
+  walk.offsets = elements_of<int32_t>(parts.args.sequences.offsets);
+  walk.sequences = parts.args.sequences.count();
+  walk.tokens = parts.args.q.dim(0);
+  walk.sides[0] = {head_rows<bfloat16>(parts.args.v),
+                   head_rows<bfloat16>(args.grad_output),
+                   part<bfloat16>(workspace, layout.value_weights),
+                   part<bfloat16>(workspace, layout.gated_probabilities),
+                   parts.value_states,
+                   gradient(args.grad_v, layout.value_gradients),
+                   elements_of<float>(args.grad_final_value_state),
+                   elements_of<float>(args.grad_initial_value_state),
+                   static_cast<int>(parts.sizes.value_dim),
+                   false};
+  walk.sides[1] = {head_rows<bfloat16>(parts.args.k),
+                   head_rows<bfloat16>(parts.args.q),
+                   part<bfloat16>(workspace, layout.key_weights),
+                   part<bfloat16>(workspace, layout.gated_gradients),
+                   parts.key_states,
+                   gradient(args.grad_k, layout.key_gradients),
+                   elements_of<float>(args.grad_final_key_state),
+                   elements_of<float>(args.grad_initial_key_state),
+                   static_cast<int>(parts.sizes.key_dim),
+                   true};
+  walk.query_heads = static_cast<int>(parts.sizes.query_heads);
+  walk.state_heads = static_cast<int>(parts.sizes.state_heads);
+  walk.written_products = part<float>(workspace, layout.written_products);
+  walk.state_products = part<float>(workspace, layout.state_products);
+  walk.segment_states = part<float>(workspace, layout.segment_states);
+  walk.segment_decays = part<float>(workspace, layout.segment_decays);
+  launch_gsa_walk(stream, parts.sizes, walk);
+  if (sums_groups) {
+    const int heads = static_cast<int>(parts.sizes.heads);
+    const int group = static_cast<int>(plan.heads) / heads;
+    launch_gsa_group_sum(stream, {walk.sides[0].gradient.data, head_rows<bfloat16>(args.grad_v),
+                                  walk.tokens, heads, group});
+    launch_gsa_group_sum(stream, {walk.sides[1].gradient.data, head_rows<bfloat16>(args.grad_k),
+                                  walk.tokens, heads, group});
+  }
 }
 
-void run_write(cudaStream_t stream, const ForwardParts& parts, const GsaBackward& args,
-               std::byte* workspace, const GsaBackwardWorkspace& layout) {
-  GsaWriteArgs write;
-  write.gates = parts.gates;
-  write.sides[0] = {head_rows<bfloat16>(parts.args.v),
-                    head_rows<bfloat16>(args.grad_output),
-                    part<bfloat16>(workspace, layout.probabilities),
-                    part<bfloat16>(workspace, layout.gated_probabilities),
-                    parts.value_states,
-                    part<bfloat16>(workspace, layout.value_state_gradients),
-                    head_rows<bfloat16>(args.grad_v),
-                    part<float>(workspace, layout.group_sums),
-                    static_cast<int>(parts.sizes.value_dim)};
-  write.sides[1] = {head_rows<bfloat16>(parts.args.k),
-                    head_rows<bfloat16>(parts.args.q),
-                    part<bfloat16>(workspace, layout.score_gradients),
-                    part<bfloat16>(workspace, layout.gated_gradients),
-                    parts.key_states,
-                    part<bfloat16>(workspace, layout.key_state_gradients),
-                    head_rows<bfloat16>(args.grad_k),
-                    part<float>(workspace, layout.group_sums) + parts.sizes.value_dim * gsa_chunk,
-                    static_cast<int>(parts.sizes.key_dim)};
-  write.products = part<float>(workspace, layout.products);
-  write.gate_gradient = head_rows<float>(args.grad_log_alpha);
-  write.query_heads = static_cast<int>(parts.sizes.query_heads);
-  write.state_heads = static_cast<int>(parts.sizes.state_heads);
-  launch_gsa_write(stream, parts.sizes, write);
+void run_finish(cudaStream_t stream, const ForwardParts& parts, const GsaBackward& args,
+                std::byte* workspace, const GsaBackwardWorkspace& layout, const GsaWalkPlan& plan) {
+  GsaFinishArgs finish;
+  finish.gates = parts.gates;
+  finish.offsets = elements_of<int32_t>(parts.args.sequences.offsets);
+  finish.gate_terms = part<float>(workspace, layout.gate_terms);
+  finish.slot_gradients = part<float>(workspace, layout.slot_gradients);
+  finish.written_products = part<float>(workspace, layout.written_products);
+  finish.state_products = part<float>(workspace, layout.state_products);
+  finish.gradient = head_rows<float>(args.grad_log_alpha);
+  finish.query_heads = static_cast<int>(parts.sizes.query_heads);
+  finish.walk_heads = static_cast<int>(plan.heads);
+  finish.slices = static_cast<int>(plan.slices);
+  launch_gsa_finish(stream, parts.sizes, finish);
 }
 
 }  // namespace
@@ -250,7 +260,8 @@ void gsa_chunked_backward(Stream& stream, const GsaBackward& args, std::byte* wo
   require_supported(args.forward);
   require(are_aligned(args.grad_output, args.grad_q, args.grad_k, args.grad_v),
           "GSA on CUDA takes gradients whose rows begin at multiples of 16 bytes");
-  const GsaBackwardWorkspace layout(args.forward);
+  const GsaBackwardWorkspace layout(args);
+  const GsaWalkPlan plan(args);
   const ForwardParts parts = take_apart(args.forward, workspace, layout.gates, layout.saved);
   run_gates(native(stream), parts);
   if (!args.forward.saved) {
@@ -258,8 +269,8 @@ void gsa_chunked_backward(Stream& stream, const GsaBackward& args, std::byte* wo
     run_forward_read(native(stream), parts, {}, true);
   }
   run_backward_read(native(stream), parts, args, workspace, layout);
-  run_gradient_scan(native(stream), parts, args, workspace, layout);
-  run_write(native(stream), parts, args, workspace, layout);
+  run_walk(native(stream), parts, args, workspace, layout, plan);
+  run_finish(native(stream), parts, args, workspace, layout, plan);
 }
 
 }  // namespace gsa::kernels::cuda

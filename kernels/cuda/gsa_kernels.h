@@ -117,6 +117,7 @@ struct GsaReadArgs {
   GsaReadSide second;                // values, backward: keys
   HeadRows<bfloat16> output;         // null: only the scores are wanted
   float* scores;                     // u: written forward (unless null), read backward
+  bfloat16* key_products;            // tril(Q K^T), likewise
   float scale;
   int query_heads;
   int state_heads;
@@ -126,33 +127,69 @@ struct GsaReadArgs {
   bfloat16* score_gradients;
   bfloat16* gated_probabilities;
   bfloat16* gated_gradients;
-  float* products;
+  bfloat16* value_weights;
+  bfloat16* key_weights;
+  float* gate_terms;
+  float* slot_gradients;
 };
 void launch_gsa_read(cudaStream_t stream, const GsaSizes& sizes, const GsaReadArgs& args,
                      bool backward);
 
-// write.cu: the gradients of what was written into the slots, by chunk and key/value head, summed
-// over the query heads of the group: dk, dv and the gate's.
-struct GsaWriteSide {
+// walk.cu: the gradients of what was written into the slots, dk and dv, and what finish.cu makes
+// the gate's of; with the gradients of the states, from the last chunk to the first.
+struct GsaWalkSide {
   HeadRows<const bfloat16> written;  // v, or k
   HeadRows<const bfloat16> readers;  // grad_output, or q
-  const bfloat16* operands;          // p or scale du, of steep slots only
-  const bfloat16* gated_operands;    // p e^b, or scale du e^b
+  const bfloat16* weights;           // tril((r e^b) g^T), [chunks, query heads, reader, written]
+  const bfloat16* operands;          // r e^b: p e^b, or scale du e^b
   const bfloat16* states;            // at the chunks' starts
-  const bfloat16* state_gradients;   // at the chunks' ends
-  HeadRows<bfloat16> gradient;       // dv, or dk
-  float* group_sums;                 // of the heads before the group's last
+  HeadRows<bfloat16> gradient;       // dv, or dk, by walking head
+  const float* final_gradient;       // of the state after the last chunk; or null: zero
+  float* initial_gradient;           // or null
   int padded_dim;
+  bool dim_major;  // those two are [dim, slots] (key states), else [slots, dim]
 };
-struct GsaWriteArgs {
+struct GsaWalkArgs {
+  GsaWalkPlan plan;
   GsaGates gates;
-  GsaWriteSide sides[2];  // values, keys
-  const float* products;
-  HeadRows<float> gate_gradient;
+  const int32_t* offsets;
+  int64_t sequences;
+  int64_t tokens;
+  GsaWalkSide sides[2];  // values, keys
   int query_heads;
   int state_heads;
+  // As in GsaBackwardWorkspace.
+  float* written_products;
+  float* state_products;
+  float* segment_states;
+  float* segment_decays;
 };
-void launch_gsa_write(cudaStream_t stream, const GsaSizes& sizes, const GsaWriteArgs& args);
+void launch_gsa_walk(cudaStream_t stream, const GsaSizes& sizes, const GsaWalkArgs& args);
+
+// finish.cu: the gate's gradient from what the read-out and the walk left.
+struct GsaFinishArgs {
+  GsaGates gates;
+  const int32_t* offsets;
+  const float* gate_terms;
+  const float* slot_gradients;
+  const float* written_products;
+  const float* state_products;
+  HeadRows<float> gradient;  // of log alpha
+  int query_heads;
+  int walk_heads;
+  int slices;
+};
+void launch_gsa_finish(cudaStream_t stream, const GsaSizes& sizes, const GsaFinishArgs& args);
+
+// finish.cu: sums rows [tokens, heads * group, dim] over the groups.
+struct GsaGroupSumArgs {
+  const bfloat16* rows;
+  HeadRows<bfloat16> sums;
+  int64_t tokens;
+  int heads;
+  int group;
+};
+void launch_gsa_group_sum(cudaStream_t stream, const GsaGroupSumArgs& args);
 
 // Sets what a kernel needs of shared memory and launches it.
 template <typename Args>

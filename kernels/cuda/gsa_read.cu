@@ -61,6 +61,13 @@ struct ReadBlock {
                                       panel_columns, thread);
     }
   }
+  // Backward: tril(Q K^T) of the forward pass.
+  __device__ void fetch_key_products() const {
+    const bfloat16* products =
+        args.key_products + (chunk * args.query_heads + query_head) * chunk_rows * chunk_rows;
+    copy_panel<chunk_rows, threads>(shared + Tiles::key_products, products, chunk_rows, chunk_rows,
+                                    panel_columns, thread);
+  }
   // Begins copying a tile, if there is one.
   __device__ void fetch(int tile) const {
     if (tile < first_tiles) {
@@ -139,6 +146,45 @@ __device__ void write_output(const ReadBlock<slots>& block, const ReadStrip<slot
   }
 }
 
+// Backward, from dp (`acc`) and tril(dO V^T) (`weights`): what the walk needs of both sides, the
+// gradients of the slots' inputs and of the gate as far as the chunk's own tokens go; and the
+// operands of dQ.
+template <int slots>
+__device__ void make_gradients(const ReadBlock<slots>& block, const ReadStrip<slots>& strip,
+                               unsigned char* memory, StripOperand& weights,
+                               SlotAccumulator<slots>& acc, SlotOperand<slots>& gated) {
+  using Tiles = ReadTiles<slots>;
+  const GsaReadArgs& args = block.args;
+  const uint32_t gate = block.shared + Tiles::gate;
+  // The last tile of the first side is done with once all warps are here.
+  __syncthreads();
+  const OwnTiles<slots> own(memory, memory + (block.stage(block.first_tiles - 1) - block.shared));
+  write_strip(own.value_products + strip.row * panel_row_bytes, weights, strip.lane);
+  SlotAccumulator<slots> terms;
+  StripAccumulator a;
+  {
+    SlotAccumulator<slots> p;
+    turn_backward(strip, acc, p, terms);
+    gate_operand(strip, p, gated);
+    unsigned char* panels[Tiles::panels];
+#pragma unroll
+    for (int panel = 0; panel < Tiles::panels; ++panel) {
+      panels[panel] = own.probabilities + panel * panel_bytes;
+    }
+    store_gated<slots>(strip, gated, panels, args.gated_probabilities);
+    read_weights<slots>(strip, gate, gated, p, a);
+  }
+  to_operand(weights, a);
+  store_weights(strip, weights, args.value_weights);
+  gate_operand(strip, acc, gated);
+  store_gated<slots>(strip, gated, own.gradients, args.gated_gradients);
+  read_weights<slots>(strip, gate, gated, acc, a);
+  to_operand(weights, a);
+  store_weights(strip, weights, args.key_weights);
+  __syncthreads();
+  store_own_gradients(strip, own, memory + Tiles::gate, terms);
+}
+
 template <int slots, bool backward>
 __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
     read_kernel(const __grid_constant__ GsaReadArgs args) {
@@ -146,6 +192,9 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
   extern __shared__ __align__(1024) unsigned char memory[];
   const ReadBlock<slots> block(args, memory);
   block.fetch_gate();
+  if constexpr (backward) {
+    block.fetch_key_products();
+  }
 #pragma unroll
   for (int tile = 0; tile < stages - 1; ++tile) {
     block.fetch(tile);
@@ -180,12 +229,15 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
     }
     apply_gate(strip, weights, acc);
     if constexpr (backward) {
-      turn_backward(strip, acc, gated);
+      make_gradients(block, strip, memory, weights, acc, gated);
     } else {
+      if (args.key_products != nullptr) {
+        store_weights(strip, weights, args.key_products);
+      }
       turn_forward(strip, acc, gated);
+      read_weights<slots>(strip, block.shared + Tiles::gate, gated, acc, a);
+      to_operand(weights, a);
     }
-    read_weights<slots>(strip, block.shared + Tiles::gate, gated, acc, a);
-    to_operand(weights, a);
   }
   write_output(block, strip, gated, weights);
   wait_copies<0>();
@@ -194,7 +246,8 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
 template <int slots, bool backward>
 void launch(cudaStream_t stream, const GsaSizes& sizes, const GsaReadArgs& args) {
   const dim3 grid(static_cast<unsigned>(sizes.chunks * sizes.query_heads));
-  launch_with_memory(read_kernel<slots, backward>, grid, threads, ReadTiles<slots>::memory_bytes,
+  launch_with_memory(read_kernel<slots, backward>, grid, threads,
+                     backward ? ReadTiles<slots>::backward_bytes : ReadTiles<slots>::forward_bytes,
                      stream, args, "gsa read");
 }
 

@@ -18,7 +18,11 @@ struct ReadTiles {
   static constexpr int ring = gate + panels * panel_bytes;
   static constexpr int scratch = ring + stages * stage_bytes;
   static constexpr int scratch_bytes = panels * strip_bytes;  // a warp
-  static constexpr int memory_bytes = scratch + threads / warp_size * scratch_bytes;
+  // Backward only: tril(Q K^T), and a second panel of scale du e^b.
+  static constexpr int key_products = scratch + threads / warp_size * scratch_bytes;
+  static constexpr int forward_bytes = key_products;
+  static constexpr int second_gradients = key_products + panel_bytes;
+  static constexpr int backward_bytes = second_gradients + (panels - 1) * panel_bytes;
   static constexpr int tiles = panels * panel_tiles;  // accumulator tiles over the slots
   static constexpr int resident_blocks = panels == 1 ? 3 : 2;
 };
@@ -200,7 +204,7 @@ __device__ inline float quad_sum(float x) {
   return x + __shfl_xor_sync(~0U, x, 2);
 }
 
-// Softmax over the slots that exist, in place; the padded ones become 0.
+// Softmax over the slots that exist, in place; the padded ones become 0, and tokens past the end.
 template <int slots>
 __device__ void softmax(const ReadStrip<slots>& strip, SlotAccumulator<slots>& u) {
 #pragma unroll
@@ -224,7 +228,8 @@ __device__ void softmax(const ReadStrip<slots>& strip, SlotAccumulator<slots>& u
         sum += u[tile][i];
       }
     }
-    const float inverse = 1.0F / quad_sum(sum);
+    const float total = quad_sum(sum);
+    const float inverse = strip.token(2 * half) < strip.gate.length ? 1.0F / total : 0.0F;
 #pragma unroll
     for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
       u[tile][2 * half] *= inverse;
@@ -248,17 +253,7 @@ __device__ void gate_operand(const ReadStrip<slots>& strip, const SlotAccumulato
   }
 }
 
-template <int slots>
-__device__ void store_operand(const ReadStrip<slots>& strip, const SlotOperand<slots>& operand,
-                              bfloat16* target) {
-#pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-    store_strip(operand[panel], strip.scratch, target + strip.base + panel * panel_columns, slots,
-                strip_rows, panel_columns, strip.lane);
-  }
-}
-
-// Stores r as it is: what write.cu needs of steep slots.
+// Stores r as it is: what the steep slots' pairs need.
 template <int slots>
 __device__ void store_plain(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& r,
                             bfloat16* target) {
@@ -300,13 +295,33 @@ __device__ inline float gate_product(float p, float dp, float u_over_scale, floa
   return dp * seen(p) + u_over_scale * seen(gradient);
 }
 
-// Backward: from dp and the kept u to p dp + u du, the operands of p and scale du.
+// The tiles that the own gradients are made of (OwnGradients), where the first side's last tile
+// was.
+template <int slots>
+struct OwnTiles {
+  static constexpr int panels = ReadTiles<slots>::panels;
+  unsigned char* value_products;     // tril(dO V^T)
+  unsigned char* probabilities;      // p e^b
+  unsigned char* gradients[panels];  // scale du e^b
+  unsigned char* key_products;       // tril(Q K^T)
+
+  __device__ OwnTiles(unsigned char* memory, unsigned char* free_stage)
+      : value_products(free_stage),
+        probabilities(free_stage + 2 * panel_bytes),
+        key_products(memory + ReadTiles<slots>::key_products) {
+    gradients[0] = free_stage + panel_bytes;
+    if constexpr (panels > 1) {
+      gradients[1] = memory + ReadTiles<slots>::second_gradients;
+    }
+  }
+};
+
+// Backward: from dp and the kept u to p (`p`), scale du (`acc`) and p dp + u du (`terms`).
 template <int slots>
 __device__ void turn_backward(const ReadStrip<slots>& strip, SlotAccumulator<slots>& acc,
-                              SlotOperand<slots>& gated) {
+                              SlotAccumulator<slots>& p, SlotAccumulator<slots>& terms) {
   const float scale = strip.args.scale;
   const float inverse_scale = scale == 0.0F ? 0.0F : 1.0F / scale;
-  SlotAccumulator<slots> p;
   const auto scores = [&](int tile, int half) {
     return *reinterpret_cast<const float2*>(strip.args.scores + strip.index(tile, half));
   };
@@ -333,28 +348,138 @@ __device__ void turn_backward(const ReadStrip<slots>& strip, SlotAccumulator<slo
     for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
       const float2 u = scores(tile, half);
       const float2 b = strip.decay(tile, half);
-      float product[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int element = 2 * half + i;
         const float dp = acc[tile][element];
         acc[tile][element] = scale * p[tile][element] * (dp - mean);
-        product[i] = gate_product(
+        terms[tile][element] = gate_product(
             p[tile][element], dp, inverse_scale * (i == 0 ? u.x : u.y), acc[tile][element],
             i == 0 ? b.x : b.y, strip.any_steep && strip.gate.is_steep(strip.slot(tile, element)));
       }
-      *reinterpret_cast<float2*>(strip.args.products + strip.index(tile, half)) =
-          make_float2(product[0], product[1]);
     }
   }
   if (strip.any_steep) {
     store_plain(strip, p, strip.args.probabilities);
     store_plain(strip, acc, strip.args.score_gradients);
   }
-  gate_operand(strip, p, gated);
-  store_operand(strip, gated, strip.args.gated_probabilities);
-  gate_operand(strip, acc, gated);
-  store_operand(strip, gated, strip.args.gated_gradients);
+}
+
+// Leaves r e^b in the strip's rows of `panels` and in `target`.
+template <int slots>
+__device__ void store_gated(const ReadStrip<slots>& strip, const SlotOperand<slots>& gated,
+                            unsigned char* const (&panels)[ReadTiles<slots>::panels],
+                            bfloat16* target) {
+#pragma unroll
+  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
+    unsigned char* rows = panels[panel] + strip.row * panel_row_bytes;
+    write_strip(rows, gated[panel], strip.lane);
+    copy_strip_out(rows, target + strip.base + panel * panel_columns, slots, strip_rows,
+                   panel_columns, strip.lane);
+  }
+}
+
+// The strip of [token, token] weights, for the walk.
+template <int slots>
+__device__ void store_weights(const ReadStrip<slots>& strip, const StripOperand& weights,
+                              bfloat16* target) {
+  store_strip(weights, strip.scratch, target + strip.base / slots * chunk_rows, chunk_rows,
+              strip_rows, panel_columns, strip.lane);
+}
+
+// The sum over t >= j of a[t, j] r[t, m] e^{b_t - b_j} of both sides, for the strip's rows j.
+template <int slots>
+__device__ __noinline__ void fill_steep_gradients(SteepShare<slots / 8>& share, SteepPlace place,
+                                                  ChunkGate<slots> gate, const OwnTiles<slots>& own,
+                                                  const bfloat16* p, const bfloat16* du) {
+#pragma unroll 1
+  for (int element = 0; element < slots / 2; ++element) {
+    const int j = place.first + place.row(element);
+    const int m = place.column(element);
+    float sum = 0.0F;
+    if (j < place.length && m < place.slots && gate.is_steep(m)) {
+      for (int t = j; t < place.length; ++t) {
+        sum += (read_element(own.value_products, t, j) * to_float(p[t * slots + m]) +
+                read_element(own.key_products, t, j) * to_float(du[t * slots + m])) *
+               __expf(gate.at(t, m) - gate.at(j, m));
+      }
+    }
+    share.elements[element] = sum;
+  }
+}
+
+// What the chunk's own tokens read of what they have written into the slots:
+//   ds = e^-b (tril(dO V^T)^T (p e^b) + tril(Q K^T)^T (scale du e^b))
+// which is stored, and with it terms - s ds. s ds is made of the rounded g that the scores were
+// made with (see gate_product).
+template <int slots>
+__device__ void store_own_gradients(const ReadStrip<slots>& strip, const OwnTiles<slots>& own,
+                                    const unsigned char* gate, SlotAccumulator<slots>& terms) {
+  SlotAccumulator<slots> acc;
+  clear(acc, ReadTiles<slots>::tiles);
+#pragma unroll
+  for (int step = 0; step < panel_steps; ++step) {
+    if (step * 16 < strip.row) {
+      continue;  // the readers' tokens come before
+    }
+    uint32_t values[4];
+    uint32_t keys[4];
+    load_step_transposed(values, shared_address(own.value_products), strip.row, step, strip.lane);
+    load_step_transposed(keys, shared_address(own.key_products), strip.row, step, strip.lane);
+#pragma unroll
+    for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
+      float(*to)[4] = acc + panel * panel_tiles;
+      multiply_step<PanelRows::depth>(
+          to, values, shared_address(own.probabilities + panel * panel_bytes), step, strip.lane);
+      multiply_step<PanelRows::depth>(to, keys, shared_address(own.gradients[panel]), step,
+                                      strip.lane);
+    }
+  }
+#pragma unroll
+  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 b = strip.decay(tile, half);
+      const float2 g = unpack_pair(*reinterpret_cast<const uint32_t*>(
+          gate + tile / panel_tiles * panel_bytes +
+          panel_offset(strip.token(2 * half), tile % panel_tiles) +
+          strip.place.column * sizeof(bfloat16)));
+      terms[tile][2 * half] -= g.x * acc[tile][2 * half];
+      terms[tile][2 * half + 1] -= g.y * acc[tile][2 * half + 1];
+      acc[tile][2 * half] *= __expf(-b.x);
+      acc[tile][2 * half + 1] *= __expf(-b.y);
+    }
+  }
+  if (strip.any_steep) {
+    SteepShare<ReadTiles<slots>::tiles> share;
+    const int64_t chunk_base = strip.base - strip.row * slots;
+    fill_steep_gradients<slots>(share, strip.steep_place(), strip.gate, own,
+                                strip.args.probabilities + chunk_base,
+                                strip.args.score_gradients + chunk_base);
+#pragma unroll
+    for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int j = strip.token(i);
+        const int m = strip.slot(tile, i);
+        if (j < strip.gate.length && m < strip.args.gates.slots && strip.gate.is_steep(m)) {
+          acc[tile][i] = share.elements[tile * 4 + i];  // g was 0, e^-b may be infinite
+          terms[tile][i] -= strip.gate.input(j, m) * share.elements[tile * 4 + i];
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t index = strip.index(tile, half);
+      *reinterpret_cast<float2*>(strip.args.gate_terms + index) =
+          make_float2(terms[tile][2 * half], terms[tile][2 * half + 1]);
+      *reinterpret_cast<float2*>(strip.args.slot_gradients + index) =
+          make_float2(acc[tile][2 * half], acc[tile][2 * half + 1]);
+    }
+  }
 }
 
 }  // namespace gsa::kernels::cuda::read_chunks

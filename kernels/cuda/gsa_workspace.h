@@ -6,6 +6,9 @@
 // dimensions to a multiple of 64. Tokens past the end of a sequence have gate 1 and input 0.
 #pragma once
 
+#include <algorithm>
+#include <span>
+
 #include "kernels/cuda/workspace.h"
 #include "kernels/gsa.h"
 
@@ -44,6 +47,10 @@ struct GsaSizes {
   size_t by_slot(int64_t head_count) const {
     return size_t(chunks * head_count * gsa_chunk * slots);
   }
+  // Elements of a tensor [chunks, head_count, gsa_chunk, gsa_chunk].
+  size_t by_token(int64_t head_count) const {
+    return size_t(chunks * head_count * gsa_chunk * gsa_chunk);
+  }
   // Elements of the states at the chunks' boundaries, [chunks, head_count, slots, dim].
   size_t states(int64_t head_count, int64_t dim) const {
     return size_t(chunks * head_count * slots * dim);
@@ -51,11 +58,12 @@ struct GsaSizes {
 };
 
 // What the chunked forward pass may keep: the states at the start of every chunk, which cost most,
-// and u, from which p follows.
+// u, from which p follows, and the products of the chunk's own queries and keys.
 struct GsaSaved {
   size_t key_states;    // [chunks, state_heads, slots, key_dim] bfloat16
   size_t value_states;  // [chunks, state_heads, slots, value_dim] bfloat16
   size_t scores;        // [chunks, query_heads, gsa_chunk, slots] float32: u
+  size_t key_products;  // [chunks, query_heads, gsa_chunk, gsa_chunk] bfloat16: tril(Q K^T)
   size_t bytes;
 
   explicit GsaSaved(const GsaSizes& sizes) {
@@ -63,6 +71,7 @@ struct GsaSaved {
     key_states = layout.add(sizes.states(sizes.state_heads, sizes.key_dim) * bfloat16_bytes);
     value_states = layout.add(sizes.states(sizes.state_heads, sizes.value_dim) * bfloat16_bytes);
     scores = layout.add(sizes.by_slot(sizes.query_heads) * sizeof(float));
+    key_products = layout.add(sizes.by_token(sizes.query_heads) * bfloat16_bytes);
     bytes = layout.end();
   }
 };
@@ -95,36 +104,102 @@ struct GsaForwardWorkspace {
         bytes(layout.end()) {}
 };
 
+// How the backward pass walks along the sequences (gsa_walk.cu). A block has a slice of the keys'
+// or values' dimensions of a head, and a segment of a sequence's chunks; segments only where
+// sequences are too few and long to fill a GPU.
+struct GsaWalkPlan {
+  // The sum over tokens of the gate's gradient starts anew at the end of every so many chunks.
+  static constexpr int64_t anchor_chunks = 4;
+  static constexpr int64_t wanted_blocks = 128;
+  static constexpr int64_t shortest_segment = 4;
+  static constexpr int64_t warpgroups = 2;  // a block, side by side along its dimensions
+
+  int64_t heads;    // the key/value heads; the query heads where each has states of its own
+  int64_t columns;  // of a warpgroup
+  int64_t key_slices;
+  int64_t value_slices;
+  int64_t slices;  // both
+  int64_t segment_chunks;
+  int64_t segments;  // of the longest sequence
+
+  explicit GsaWalkPlan(const GsaBackward& args) {
+    const GsaSizes sizes(args.forward);
+    const bool has_states = sizes.state_heads != sizes.heads || args.grad_final_key_state ||
+                            args.grad_final_value_state || args.grad_initial_key_state ||
+                            args.grad_initial_value_state;
+    heads = has_states ? sizes.query_heads : sizes.heads;
+    const bool is_wide =
+        sizes.slots == gsa_tile && sizes.key_dim > 2 * gsa_tile && sizes.value_dim > 2 * gsa_tile;
+    columns = is_wide ? 2 * gsa_tile : gsa_tile;
+    const int64_t width = warpgroups * columns;
+    key_slices = (sizes.key_dim + width - 1) / width;
+    value_slices = (sizes.value_dim + width - 1) / width;
+    slices = key_slices + value_slices;
+    int64_t longest = 0;
+    const std::span<const int32_t> offsets = args.forward.sequences.host;
+    for (size_t i = 1; i < offsets.size(); ++i) {
+      longest = std::max(longest, (offsets[i] - offsets[i - 1] + gsa_chunk - 1) / gsa_chunk);
+    }
+    const int64_t shared = std::max(
+        shortest_segment, (sizes.chunks * heads * slices + wanted_blocks - 1) / wanted_blocks);
+    segment_chunks = 2 * longest > 3 * shared ? shared : std::max<int64_t>(longest, 1);
+    segments = (longest + segment_chunks - 1) / segment_chunks;
+  }
+
+  // Whether query heads of one key/value head walk apart and their dk and dv are summed afterwards.
+  bool sums_groups(const GsaSizes& sizes) const { return heads != sizes.heads; }
+};
+
 struct GsaBackwardWorkspace {
   WorkspaceLayout layout;
   GsaGateParts gates;
-  size_t saved;                // GsaSaved, computed again where the caller kept nothing
-  size_t products;             // [chunks, H_q, gsa_chunk, slots] float32: p dp + u du
-  size_t probabilities;        // the same shape, bfloat16: p
-  size_t score_gradients;      // p's gradient through the softmax, scale du
-  size_t gated_probabilities;  // p e^b
+  size_t saved;            // GsaSaved, computed again where the caller kept nothing
+  size_t gate_terms;       // [chunks, H_q, gsa_chunk, slots] float32: p dp + u du - s ds, where ds
+  size_t slot_gradients;   //   is what the chunk's own tokens read: this, likewise
+  size_t probabilities;    // the same shape, bfloat16, of steep chunks: p
+  size_t score_gradients;  // p's gradient through the softmax, scale du
+  size_t gated_probabilities;  // the same of all chunks: p e^b
   size_t gated_gradients;      // scale du e^b
-  size_t key_state_gradients;  // [chunks, H_q, slots, key_dim] bfloat16, at the chunks' ends
-  size_t value_state_gradients;
-  size_t group_sums;  // [chunks, H, key_dim + value_dim, gsa_chunk] float32, of grouped heads only
+  size_t value_weights;        // [chunks, H_q, gsa_chunk, gsa_chunk] bfloat16: tril((p e^b) g^T)
+  size_t key_weights;          // tril((scale du e^b) g^T)
+  // Of the walk, by walking head and slice:
+  size_t written_products;  // [chunks, heads, slices, gsa_chunk, slots] float32: X G^T
+  size_t state_products;    // [chunks, heads, slices, warpgroups, slots] float32: sum_d S G
+  size_t segment_states;    // [S, segments, heads, slices] states in float32, by thread
+  size_t segment_decays;
+  size_t key_gradients;  // [N, heads, K] bfloat16: dk by query head, where those walk
+  size_t value_gradients;
   size_t bytes;
 
-  explicit GsaBackwardWorkspace(const GsaForward& args) : gates(layout, GsaSizes(args)) {
-    const GsaSizes sizes(args);
+  explicit GsaBackwardWorkspace(const GsaBackward& args) : gates(layout, GsaSizes(args.forward)) {
+    const GsaSizes sizes(args.forward);
+    const GsaWalkPlan plan(args);
     const int64_t heads = sizes.query_heads;
     const size_t operand = sizes.by_slot(heads) * bfloat16_bytes;
-    const bool grouped = sizes.query_heads != sizes.heads;
-    saved = layout.add(args.saved ? 0 : GsaSaved(sizes).bytes);
-    products = layout.add(sizes.by_slot(heads) * sizeof(float));
+    const size_t weights = sizes.by_token(heads) * bfloat16_bytes;
+    saved = layout.add(args.forward.saved ? 0 : GsaSaved(sizes).bytes);
+    gate_terms = layout.add(sizes.by_slot(heads) * sizeof(float));
+    slot_gradients = layout.add(sizes.by_slot(heads) * sizeof(float));
     probabilities = layout.add(operand);
     score_gradients = layout.add(operand);
     gated_probabilities = layout.add(operand);
     gated_gradients = layout.add(operand);
-    key_state_gradients = layout.add(sizes.states(heads, sizes.key_dim) * bfloat16_bytes);
-    value_state_gradients = layout.add(sizes.states(heads, sizes.value_dim) * bfloat16_bytes);
-    group_sums = layout.add(grouped ? size_t(sizes.chunks * sizes.heads * gsa_chunk) *
-                                          size_t(sizes.key_dim + sizes.value_dim) * sizeof(float)
-                                    : 0);
+    value_weights = layout.add(weights);
+    key_weights = layout.add(weights);
+    const int64_t slices = plan.heads * plan.slices;
+    written_products = layout.add(sizes.by_slot(slices) * sizeof(float));
+    state_products = layout.add(
+        size_t(sizes.chunks * slices * GsaWalkPlan::warpgroups * sizes.slots) * sizeof(float));
+    const int64_t blocks =
+        plan.segments > 1 ? args.forward.sequences.count() * plan.segments * slices : 0;
+    const int64_t columns = GsaWalkPlan::warpgroups * plan.columns;
+    segment_states = layout.add(size_t(blocks * columns * sizes.slots) * sizeof(float));
+    segment_decays =
+        layout.add(size_t(blocks * GsaWalkPlan::warpgroups * 4 * sizes.slots) * sizeof(float));
+    const bool sums = plan.sums_groups(sizes);
+    const size_t rows = sums ? size_t(args.forward.q.dim(0) * plan.heads) : 0;
+    key_gradients = layout.add(rows * size_t(args.forward.key_dim()) * bfloat16_bytes);
+    value_gradients = layout.add(rows * size_t(args.forward.value_dim()) * bfloat16_bytes);
     bytes = layout.end();
   }
 };

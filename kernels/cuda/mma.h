@@ -250,20 +250,26 @@ __device__ inline float read_element(const unsigned char* panel, int row, int co
   return to_float(reinterpret_cast<const bfloat16*>(piece)[column % piece_columns]);
 }
 
-// Stores a warp's strip to memory, whole 16-byte pieces, through its own `scratch` of strip_bytes.
-__device__ inline void store_strip(const StripOperand& a, unsigned char* scratch, bfloat16* target,
-                                   int64_t stride, int valid_rows, int valid_columns, int lane) {
-  write_strip(scratch, a, lane);
+// Copies a strip from shared memory to memory, whole 16-byte pieces; its warp alone has written it.
+__device__ inline void copy_strip_out(const unsigned char* strip, bfloat16* target, int64_t stride,
+                                      int valid_rows, int valid_columns, int lane) {
   __syncwarp();
 #pragma unroll
   for (int i = 0; i < strip_rows * row_pieces / warp_size; ++i) {
     const int row = i * (warp_size / row_pieces) + lane / row_pieces;
     const int piece = lane % row_pieces;
     if (row < valid_rows && piece * piece_columns < valid_columns) {
-      const uint4 value = *reinterpret_cast<const uint4*>(scratch + panel_offset(row, piece));
+      const uint4 value = *reinterpret_cast<const uint4*>(strip + panel_offset(row, piece));
       *reinterpret_cast<uint4*>(target + row * stride + piece * piece_columns) = value;
     }
   }
+}
+
+// Stores a warp's strip to memory through its own `scratch` of strip_bytes.
+__device__ inline void store_strip(const StripOperand& a, unsigned char* scratch, bfloat16* target,
+                                   int64_t stride, int valid_rows, int valid_columns, int lane) {
+  write_strip(scratch, a, lane);
+  copy_strip_out(scratch, target, stride, valid_rows, valid_columns, lane);
   __syncwarp();
 }
 

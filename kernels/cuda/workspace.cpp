@@ -36,7 +36,7 @@ size_t gsa_chunked_forward_workspace(const GsaForward& args) {
                                      : gsa_recurrent_forward_workspace(args);
 }
 size_t gsa_chunked_backward_workspace(const GsaBackward& args) {
-  return gsa_uses_tensor_cores(args.forward) ? GsaBackwardWorkspace(args.forward).bytes
+  return gsa_uses_tensor_cores(args.forward) ? GsaBackwardWorkspace(args).bytes
                                              : gsa_recurrent_backward_workspace(args);
 }
 size_t gsa_recurrent_forward_workspace(const GsaForward& args) {

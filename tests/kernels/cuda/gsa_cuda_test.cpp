@@ -429,6 +429,21 @@ TEST_F(GsaCuda, ChunkedIsAsDefined) {
   }
 }
 
+// Sequences that are cut into segments backward, with dimensions that fill slices and that do not.
+const GsaShape long_shapes[] = {
+    {{1100, 0, 30, 500}, 2, 1, 64, 128, 64, true},
+    {{1100}, 4, 2, 64, 32, 48, false},
+    {{420}, 2, 2, 320, 192, 64, true},
+    {{700}, 1, 1, 128, 80, 128, true},
+};
+
+TEST_F(GsaCuda, ChunkedIsAsDefinedInSegments) {
+  uint64_t seed = 51;
+  for (const GsaShape& shape : long_shapes) {
+    expect_as_defined(random_problem(shape, seed++), DType::bfloat16);
+  }
+}
+
 TEST_F(GsaCuda, RecurrentIsAsDefined) {
   uint64_t seed = 101;
   for (const GsaShape& shape : shapes) {
