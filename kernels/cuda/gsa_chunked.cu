@@ -163,8 +163,8 @@ void run_backward_read(cudaStream_t stream, const ForwardParts& parts, const Gsa
   read.key_products = parts.key_products;
   read.value_weights = part<bfloat16>(workspace, layout.value_weights);
   read.key_weights = part<bfloat16>(workspace, layout.key_weights);
-  read.gate_terms = part<float>(workspace, layout.gate_terms);
-  read.slot_gradients = part<float>(workspace, layout.slot_gradients);
+  read.own_gradients = part<float>(workspace, layout.own_gradients);
+  read.own_totals = part<float>(workspace, layout.own_totals);
   launch_gsa_read(stream, parts.sizes, read, true);
 }
 
@@ -224,14 +224,15 @@ void run_finish(cudaStream_t stream, const ForwardParts& parts, const GsaBackwar
   GsaFinishArgs finish;
   finish.gates = parts.gates;
   finish.offsets = elements_of<int32_t>(parts.args.sequences.offsets);
-  finish.gate_terms = part<float>(workspace, layout.gate_terms);
-  finish.slot_gradients = part<float>(workspace, layout.slot_gradients);
+  finish.own_gradients = part<float>(workspace, layout.own_gradients);
+  finish.own_totals = part<float>(workspace, layout.own_totals);
   finish.written_products = part<float>(workspace, layout.written_products);
   finish.state_products = part<float>(workspace, layout.state_products);
   finish.gradient = head_rows<float>(args.grad_log_alpha);
   finish.query_heads = static_cast<int>(parts.sizes.query_heads);
   finish.walk_heads = static_cast<int>(plan.heads);
   finish.slices = static_cast<int>(plan.slices);
+  finish.written_parts = static_cast<int>(plan.written_parts);
   launch_gsa_finish(stream, parts.sizes, finish);
 }
 

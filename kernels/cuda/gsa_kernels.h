@@ -129,8 +129,8 @@ struct GsaReadArgs {
   bfloat16* gated_gradients;
   bfloat16* value_weights;
   bfloat16* key_weights;
-  float* gate_terms;
-  float* slot_gradients;
+  float* own_gradients;
+  float* own_totals;
 };
 void launch_gsa_read(cudaStream_t stream, const GsaSizes& sizes, const GsaReadArgs& args,
                      bool backward);
@@ -170,14 +170,15 @@ void launch_gsa_walk(cudaStream_t stream, const GsaSizes& sizes, const GsaWalkAr
 struct GsaFinishArgs {
   GsaGates gates;
   const int32_t* offsets;
-  const float* gate_terms;
-  const float* slot_gradients;
+  const float* own_gradients;
+  const float* own_totals;
   const float* written_products;
   const float* state_products;
   HeadRows<float> gradient;  // of log alpha
   int query_heads;
   int walk_heads;
   int slices;
+  int written_parts;
 };
 void launch_gsa_finish(cudaStream_t stream, const GsaSizes& sizes, const GsaFinishArgs& args);
 
@@ -191,15 +192,25 @@ struct GsaGroupSumArgs {
 };
 void launch_gsa_group_sum(cudaStream_t stream, const GsaGroupSumArgs& args);
 
-// Sets what a kernel needs of shared memory and launches it.
+// Sets what a kernel needs of shared memory and launches it, in clusters of blocks along x.
 template <typename Args>
 void launch_with_memory(void (*kernel)(Args), dim3 grid, int threads, int memory_bytes,
-                        cudaStream_t stream, const Args& args, const char* name) {
+                        cudaStream_t stream, const Args& args, const char* name,
+                        unsigned cluster = 1) {
   check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, memory_bytes),
         name);
-  kernel<<<grid, threads, memory_bytes, stream>>>(args);
-  check_launch(name);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {cluster, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(memory_bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = cluster > 1 ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, args), name);
 }
 
 // The slot input s = 1 - alpha.

@@ -12,7 +12,7 @@
 //
 // At B8 T2048 H4 K=V=512 M64: 1,024 blocks, 64 KB of shared memory, 3 blocks a multiprocessor;
 // forward 385 MB read and written (0.12 ms at 3.3 TB/s), 17 GFLOP; backward 460 MB.
-#include "kernels/cuda/gsa_read_strip.h"
+#include "kernels/cuda/gsa_read_backward.h"
 
 namespace gsa::kernels::cuda {
 namespace {
@@ -146,43 +146,46 @@ __device__ void write_output(const ReadBlock<slots>& block, const ReadStrip<slot
   }
 }
 
-// Backward, from dp (`acc`) and tril(dO V^T) (`weights`): what the walk needs of both sides, the
-// gradients of the slots' inputs and of the gate as far as the chunk's own tokens go; and the
-// operands of dQ.
+// Backward, from dp (`acc`) and tril(dO V^T) (`weights`): what the walk needs of both sides, and
+// what the chunk's own tokens give of the gate's gradient; and the operands of dQ.
 template <int slots>
 __device__ void make_gradients(const ReadBlock<slots>& block, const ReadStrip<slots>& strip,
-                               unsigned char* memory, StripOperand& weights,
-                               SlotAccumulator<slots>& acc, SlotOperand<slots>& gated) {
+                               unsigned char* memory, const SlotAccumulator<slots>& fade,
+                               StripOperand& weights, SlotAccumulator<slots>& acc,
+                               SlotOperand<slots>& gated) {
   using Tiles = ReadTiles<slots>;
   const GsaReadArgs& args = block.args;
-  const uint32_t gate = block.shared + Tiles::gate;
   // The last tile of the first side is done with once all warps are here.
   __syncthreads();
   const OwnTiles<slots> own(memory, memory + (block.stage(block.first_tiles - 1) - block.shared));
   write_strip(own.value_products + strip.row * panel_row_bytes, weights, strip.lane);
   SlotAccumulator<slots> terms;
-  StripAccumulator a;
-  {
-    SlotAccumulator<slots> p;
-    turn_backward(strip, acc, p, terms);
-    gate_operand(strip, p, gated);
-    unsigned char* panels[Tiles::panels];
-#pragma unroll
-    for (int panel = 0; panel < Tiles::panels; ++panel) {
-      panels[panel] = own.probabilities + panel * panel_bytes;
-    }
-    store_gated<slots>(strip, gated, panels, args.gated_probabilities);
-    read_weights<slots>(strip, gate, gated, p, a);
-  }
-  to_operand(weights, a);
-  store_weights(strip, weights, args.value_weights);
-  gate_operand(strip, acc, gated);
-  store_gated<slots>(strip, gated, own.gradients, args.gated_gradients);
-  read_weights<slots>(strip, gate, gated, acc, a);
-  to_operand(weights, a);
-  store_weights(strip, weights, args.key_weights);
+  turn_backward(strip, own, fade, acc, terms);
+  store_rows(strip, own.probabilities, args.gated_probabilities);
+  store_rows(strip, own.score_gradients, args.gated_gradients);
   __syncthreads();
-  store_own_gradients(strip, own, memory + Tiles::gate, terms);
+  unsigned char* gate[Tiles::panels];
+#pragma unroll
+  for (int panel = 0; panel < Tiles::panels; ++panel) {
+    gate[panel] = memory + Tiles::gate + panel * panel_bytes;
+  }
+  read_own_gradients(strip, own, gate, fade, acc, terms);
+  sum_rows(strip, terms);
+  store_own_gradients(strip, memory + Tiles::scratch, acc, terms);
+  const uint32_t gate_panels = block.shared + Tiles::gate;
+  read_weights(strip, gate_panels, own.probabilities, args.probabilities, weights);
+  store_weights(strip, weights, args.value_weights);
+  read_weights(strip, gate_panels, own.score_gradients, args.score_gradients, weights);
+  store_weights(strip, weights, args.key_weights);
+#pragma unroll
+  for (int panel = 0; panel < Tiles::panels; ++panel) {
+#pragma unroll
+    for (int step = 0; step < panel_steps; ++step) {
+      load_step(gated[panel][step], shared_address(own.score_gradients[panel]), strip.row, step,
+                strip.lane);
+    }
+  }
+  __syncthreads();  // the stage is free again
 }
 
 template <int slots, bool backward>
@@ -214,6 +217,9 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
                                any_steep,
                                base,
                                memory + Tiles::scratch + warp * Tiles::scratch_bytes};
+  if constexpr (backward) {
+    prefetch_scores(strip);
+  }
   SlotOperand<slots> gated;
   StripOperand weights;
   {
@@ -227,14 +233,16 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
       multiply_panel<PanelRows::depth>(acc + panel * panel_tiles, weights,
                                        block.shared + Tiles::gate + panel * panel_bytes, lane);
     }
-    apply_gate(strip, weights, acc);
+    SlotAccumulator<slots> fade;
+    load_fade(strip, fade);
+    apply_gate(strip, weights, fade, acc);
     if constexpr (backward) {
-      make_gradients(block, strip, memory, weights, acc, gated);
+      make_gradients(block, strip, memory, fade, weights, acc, gated);
     } else {
       if (args.key_products != nullptr) {
         store_weights(strip, weights, args.key_products);
       }
-      turn_forward(strip, acc, gated);
+      turn_forward(strip, fade, acc, gated);
       read_weights<slots>(strip, block.shared + Tiles::gate, gated, acc, a);
       to_operand(weights, a);
     }

@@ -1,5 +1,4 @@
-// What a warp of gsa_read.cu does with its 16 tokens between the products: gate, softmax,
-// gradients.
+// What a warp of gsa_read.cu does with its 16 tokens between the products: gate and softmax.
 #pragma once
 
 #include "kernels/cuda/gsa_kernels.h"
@@ -18,7 +17,7 @@ struct ReadTiles {
   static constexpr int ring = gate + panels * panel_bytes;
   static constexpr int scratch = ring + stages * stage_bytes;
   static constexpr int scratch_bytes = panels * strip_bytes;  // a warp
-  // Backward only: tril(Q K^T), and a second panel of scale du e^b.
+  // Backward only (gsa_read_backward.h): tril(Q K^T), and a second panel of scale du e^b.
   static constexpr int key_products = scratch + threads / warp_size * scratch_bytes;
   static constexpr int forward_bytes = key_products;
   static constexpr int second_gradients = key_products + panel_bytes;
@@ -33,8 +32,8 @@ template <int slots>
 using SlotOperand = StripOperand[ReadTiles<slots>::panels];
 
 // A lane's share of what steep slots add to a strip, element by element of an accumulator. In local
-// memory, filled by functions that are not inlined: steep slots are rare, and the code around has
-// no registers to spare.
+// memory, filled by loops that are not unrolled: steep slots are rare, and the code around has no
+// registers to spare (nor, for that matter, any to save around calls).
 template <int tiles>
 struct SteepShare {
   float elements[tiles * 4];
@@ -99,8 +98,8 @@ __device__ void mask_later(const ReadStrip<slots>& strip, StripAccumulator& a) {
 
 // The sum over j <= t of a[t, j] s_j e^{b_t - b_j}, a strip of [token, token].
 template <int slots>
-__device__ __noinline__ void fill_steep_scores(SteepShare<slots / 8>& share, SteepPlace place,
-                                               ChunkGate<slots> gate, const unsigned char* a) {
+__device__ __forceinline__ void fill_steep_scores(SteepShare<slots / 8>& share, SteepPlace place,
+                                                  ChunkGate<slots> gate, const unsigned char* a) {
 #pragma unroll 1
   for (int element = 0; element < slots / 2; ++element) {
     const int row = place.row(element);
@@ -118,8 +117,8 @@ __device__ __noinline__ void fill_steep_scores(SteepShare<slots / 8>& share, Ste
 
 // The sum over the steep slots of r[t, m] s_j e^{b_t - b_j}, r in strips.
 template <int slots>
-__device__ __noinline__ void fill_steep_weights(SteepShare<panel_tiles>& share, SteepPlace place,
-                                                ChunkGate<slots> gate, const unsigned char* r) {
+__device__ __forceinline__ void fill_steep_weights(SteepShare<panel_tiles>& share, SteepPlace place,
+                                                   ChunkGate<slots> gate, const unsigned char* r) {
 #pragma unroll 1
   for (int element = 0; element < panel_tiles * 4; ++element) {
     const int row = place.row(element);
@@ -136,17 +135,29 @@ __device__ __noinline__ void fill_steep_weights(SteepShare<panel_tiles>& share, 
   }
 }
 
-// acc = e^b acc, and in steep slots + sum over j <= t of a[t, j] s_j e^{b_t - b_j}.
+// e^b of the strip.
 template <int slots>
-__device__ void apply_gate(const ReadStrip<slots>& strip, const StripOperand& a,
-                           SlotAccumulator<slots>& acc) {
+__device__ void load_fade(const ReadStrip<slots>& strip, SlotAccumulator<slots>& fade) {
 #pragma unroll
   for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float2 b = strip.decay(tile, half);
-      acc[tile][2 * half] *= __expf(b.x);
-      acc[tile][2 * half + 1] *= __expf(b.y);
+      fade[tile][2 * half] = __expf(b.x);
+      fade[tile][2 * half + 1] = __expf(b.y);
+    }
+  }
+}
+
+// acc = e^b acc, and in steep slots + sum over j <= t of a[t, j] s_j e^{b_t - b_j}.
+template <int slots>
+__device__ void apply_gate(const ReadStrip<slots>& strip, const StripOperand& a,
+                           const SlotAccumulator<slots>& fade, SlotAccumulator<slots>& acc) {
+#pragma unroll
+  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      acc[tile][i] *= fade[tile][i];
     }
   }
   if (!strip.any_steep) {
@@ -192,6 +203,14 @@ __device__ void read_weights(const ReadStrip<slots>& strip, uint32_t gate_panels
   fill_steep_weights<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
   share.add_to(a);
   __syncwarp();
+}
+
+// Stores a strip of [token, token].
+template <int slots>
+__device__ void store_weights(const ReadStrip<slots>& strip, const StripOperand& weights,
+                              bfloat16* target) {
+  store_strip(weights, strip.scratch, target + strip.base / slots * chunk_rows, chunk_rows,
+              strip_rows, panel_columns, strip.lane);
 }
 
 // A row lies in the four lanes of a quad.
@@ -240,34 +259,23 @@ __device__ void softmax(const ReadStrip<slots>& strip, SlotAccumulator<slots>& u
 
 // r e^b as an operand.
 template <int slots>
-__device__ void gate_operand(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& r,
+__device__ void gate_operand(const SlotAccumulator<slots>& fade, const SlotAccumulator<slots>& r,
                              SlotOperand<slots>& gated) {
 #pragma unroll
   for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float2 b = strip.decay(tile, half);
       gated[tile / panel_tiles][tile % panel_tiles / 2][tile % 2 * 2 + half] =
-          pack_pair(r[tile][2 * half] * __expf(b.x), r[tile][2 * half + 1] * __expf(b.y));
+          pack_pair(r[tile][2 * half] * fade[tile][2 * half],
+                    r[tile][2 * half + 1] * fade[tile][2 * half + 1]);
     }
-  }
-}
-
-// Stores r as it is: what the steep slots' pairs need.
-template <int slots>
-__device__ void store_plain(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& r,
-                            bfloat16* target) {
-#pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-    store_strip(r + panel * panel_tiles, strip.scratch, target + strip.base + panel * panel_columns,
-                slots, strip_rows, panel_columns, strip.lane);
   }
 }
 
 // Forward: from e^b acc to u (kept) and the operand of p.
 template <int slots>
-__device__ void turn_forward(const ReadStrip<slots>& strip, SlotAccumulator<slots>& acc,
-                             SlotOperand<slots>& gated) {
+__device__ void turn_forward(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& fade,
+                             SlotAccumulator<slots>& acc, SlotOperand<slots>& gated) {
 #pragma unroll
   for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
 #pragma unroll
@@ -281,205 +289,7 @@ __device__ void turn_forward(const ReadStrip<slots>& strip, SlotAccumulator<slot
     }
   }
   softmax(strip, acc);
-  gate_operand(strip, acc, gated);
-}
-
-// p dp + u du of one element, from the operands as the products see them, rounded: what is written
-// and what is read of a slot then cancels in the gate's gradient but for float32's rounding.
-__device__ inline float gate_product(float p, float dp, float u_over_scale, float gradient, float b,
-                                     bool is_steep) {
-  const auto seen = [&](float x) {
-    return is_steep ? to_float(from_float<bfloat16>(x))
-                    : to_float(from_float<bfloat16>(x * __expf(b))) * __expf(-b);
-  };
-  return dp * seen(p) + u_over_scale * seen(gradient);
-}
-
-// The tiles that the own gradients are made of (OwnGradients), where the first side's last tile
-// was.
-template <int slots>
-struct OwnTiles {
-  static constexpr int panels = ReadTiles<slots>::panels;
-  unsigned char* value_products;     // tril(dO V^T)
-  unsigned char* probabilities;      // p e^b
-  unsigned char* gradients[panels];  // scale du e^b
-  unsigned char* key_products;       // tril(Q K^T)
-
-  __device__ OwnTiles(unsigned char* memory, unsigned char* free_stage)
-      : value_products(free_stage),
-        probabilities(free_stage + 2 * panel_bytes),
-        key_products(memory + ReadTiles<slots>::key_products) {
-    gradients[0] = free_stage + panel_bytes;
-    if constexpr (panels > 1) {
-      gradients[1] = memory + ReadTiles<slots>::second_gradients;
-    }
-  }
-};
-
-// Backward: from dp and the kept u to p (`p`), scale du (`acc`) and p dp + u du (`terms`).
-template <int slots>
-__device__ void turn_backward(const ReadStrip<slots>& strip, SlotAccumulator<slots>& acc,
-                              SlotAccumulator<slots>& p, SlotAccumulator<slots>& terms) {
-  const float scale = strip.args.scale;
-  const float inverse_scale = scale == 0.0F ? 0.0F : 1.0F / scale;
-  const auto scores = [&](int tile, int half) {
-    return *reinterpret_cast<const float2*>(strip.args.scores + strip.index(tile, half));
-  };
-#pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float2 u = scores(tile, half);
-      p[tile][2 * half] = u.x;
-      p[tile][2 * half + 1] = u.y;
-    }
-  }
-  softmax(strip, p);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float mean = 0.0F;
-#pragma unroll
-    for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-      mean +=
-          p[tile][2 * half] * acc[tile][2 * half] + p[tile][2 * half + 1] * acc[tile][2 * half + 1];
-    }
-    mean = quad_sum(mean);
-#pragma unroll
-    for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-      const float2 u = scores(tile, half);
-      const float2 b = strip.decay(tile, half);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int element = 2 * half + i;
-        const float dp = acc[tile][element];
-        acc[tile][element] = scale * p[tile][element] * (dp - mean);
-        terms[tile][element] = gate_product(
-            p[tile][element], dp, inverse_scale * (i == 0 ? u.x : u.y), acc[tile][element],
-            i == 0 ? b.x : b.y, strip.any_steep && strip.gate.is_steep(strip.slot(tile, element)));
-      }
-    }
-  }
-  if (strip.any_steep) {
-    store_plain(strip, p, strip.args.probabilities);
-    store_plain(strip, acc, strip.args.score_gradients);
-  }
-}
-
-// Leaves r e^b in the strip's rows of `panels` and in `target`.
-template <int slots>
-__device__ void store_gated(const ReadStrip<slots>& strip, const SlotOperand<slots>& gated,
-                            unsigned char* const (&panels)[ReadTiles<slots>::panels],
-                            bfloat16* target) {
-#pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-    unsigned char* rows = panels[panel] + strip.row * panel_row_bytes;
-    write_strip(rows, gated[panel], strip.lane);
-    copy_strip_out(rows, target + strip.base + panel * panel_columns, slots, strip_rows,
-                   panel_columns, strip.lane);
-  }
-}
-
-// The strip of [token, token] weights, for the walk.
-template <int slots>
-__device__ void store_weights(const ReadStrip<slots>& strip, const StripOperand& weights,
-                              bfloat16* target) {
-  store_strip(weights, strip.scratch, target + strip.base / slots * chunk_rows, chunk_rows,
-              strip_rows, panel_columns, strip.lane);
-}
-
-// The sum over t >= j of a[t, j] r[t, m] e^{b_t - b_j} of both sides, for the strip's rows j.
-template <int slots>
-__device__ __noinline__ void fill_steep_gradients(SteepShare<slots / 8>& share, SteepPlace place,
-                                                  ChunkGate<slots> gate, const OwnTiles<slots>& own,
-                                                  const bfloat16* p, const bfloat16* du) {
-#pragma unroll 1
-  for (int element = 0; element < slots / 2; ++element) {
-    const int j = place.first + place.row(element);
-    const int m = place.column(element);
-    float sum = 0.0F;
-    if (j < place.length && m < place.slots && gate.is_steep(m)) {
-      for (int t = j; t < place.length; ++t) {
-        sum += (read_element(own.value_products, t, j) * to_float(p[t * slots + m]) +
-                read_element(own.key_products, t, j) * to_float(du[t * slots + m])) *
-               __expf(gate.at(t, m) - gate.at(j, m));
-      }
-    }
-    share.elements[element] = sum;
-  }
-}
-
-// What the chunk's own tokens read of what they have written into the slots:
-//   ds = e^-b (tril(dO V^T)^T (p e^b) + tril(Q K^T)^T (scale du e^b))
-// which is stored, and with it terms - s ds. s ds is made of the rounded g that the scores were
-// made with (see gate_product).
-template <int slots>
-__device__ void store_own_gradients(const ReadStrip<slots>& strip, const OwnTiles<slots>& own,
-                                    const unsigned char* gate, SlotAccumulator<slots>& terms) {
-  SlotAccumulator<slots> acc;
-  clear(acc, ReadTiles<slots>::tiles);
-#pragma unroll
-  for (int step = 0; step < panel_steps; ++step) {
-    if (step * 16 < strip.row) {
-      continue;  // the readers' tokens come before
-    }
-    uint32_t values[4];
-    uint32_t keys[4];
-    load_step_transposed(values, shared_address(own.value_products), strip.row, step, strip.lane);
-    load_step_transposed(keys, shared_address(own.key_products), strip.row, step, strip.lane);
-#pragma unroll
-    for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-      float(*to)[4] = acc + panel * panel_tiles;
-      multiply_step<PanelRows::depth>(
-          to, values, shared_address(own.probabilities + panel * panel_bytes), step, strip.lane);
-      multiply_step<PanelRows::depth>(to, keys, shared_address(own.gradients[panel]), step,
-                                      strip.lane);
-    }
-  }
-#pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float2 b = strip.decay(tile, half);
-      const float2 g = unpack_pair(*reinterpret_cast<const uint32_t*>(
-          gate + tile / panel_tiles * panel_bytes +
-          panel_offset(strip.token(2 * half), tile % panel_tiles) +
-          strip.place.column * sizeof(bfloat16)));
-      terms[tile][2 * half] -= g.x * acc[tile][2 * half];
-      terms[tile][2 * half + 1] -= g.y * acc[tile][2 * half + 1];
-      acc[tile][2 * half] *= __expf(-b.x);
-      acc[tile][2 * half + 1] *= __expf(-b.y);
-    }
-  }
-  if (strip.any_steep) {
-    SteepShare<ReadTiles<slots>::tiles> share;
-    const int64_t chunk_base = strip.base - strip.row * slots;
-    fill_steep_gradients<slots>(share, strip.steep_place(), strip.gate, own,
-                                strip.args.probabilities + chunk_base,
-                                strip.args.score_gradients + chunk_base);
-#pragma unroll
-    for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int j = strip.token(i);
-        const int m = strip.slot(tile, i);
-        if (j < strip.gate.length && m < strip.args.gates.slots && strip.gate.is_steep(m)) {
-          acc[tile][i] = share.elements[tile * 4 + i];  // g was 0, e^-b may be infinite
-          terms[tile][i] -= strip.gate.input(j, m) * share.elements[tile * 4 + i];
-        }
-      }
-    }
-  }
-#pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int64_t index = strip.index(tile, half);
-      *reinterpret_cast<float2*>(strip.args.gate_terms + index) =
-          make_float2(terms[tile][2 * half], terms[tile][2 * half + 1]);
-      *reinterpret_cast<float2*>(strip.args.slot_gradients + index) =
-          make_float2(acc[tile][2 * half], acc[tile][2 * half + 1]);
-    }
-  }
+  gate_operand<slots>(fade, acc, gated);
 }
 
 }  // namespace gsa::kernels::cuda::read_chunks

@@ -18,7 +18,7 @@
 //
 // At B8 T2048 H4 K=V=512 M64: 128 blocks of 32 chunks, 1 a multiprocessor: 225 KB of shared memory;
 // 8.4 MFLOP a block and chunk, 34 GFLOP; 403 MB of rows, 25 MB of gates and weights (four times
-// through the L2 cache), 34 MB of states, 67 MB of X G^T.
+// through the L2 cache), 34 MB of states, 34 MB of X G^T.
 #include "kernels/cuda/gsa_walk_block.h"
 #include "kernels/cuda/tensor_map.h"
 
@@ -27,10 +27,7 @@ namespace {
 
 using namespace walk_chunks;
 
-// Named barriers.
-constexpr int group_barrier = 1;  // and 2: a warpgroup's own
-constexpr int exchange_full = 3;
-constexpr int exchange_empty = 4;
+constexpr int walkers_barrier = 1;
 
 // A warpgroup's part of a block, and of G.
 template <int slots, int columns>
@@ -38,7 +35,8 @@ struct Walker {
   using Tiles = WalkTiles<slots, columns>;
   using Gradient = float[Tiles::slot_panels][Tiles::tiles][4];
   using Output = float[Tiles::tiles][4];
-  using Written = float[Tiles::slot_tiles][4];
+  using Written = float[Tiles::written_tiles][4];
+  using Kept = float[Tiles::kept_tiles][4];
 
   const WalkArgs& args;
   const WalkPlace& place;
@@ -74,7 +72,8 @@ struct Walker {
     return memory + Tiles::gradients + (group * Tiles::panels + panel) * Tiles::gradient_panel +
            half * panel_bytes + row * panel_row_bytes;
   }
-  __device__ void sync() const { sync_threads(group_barrier + group, warpgroup_threads); }
+  // Of both warpgroups, as each reads the other's gradients for X G^T.
+  __device__ void sync() const { sync_threads(walkers_barrier, groups * warpgroup_threads); }
   __device__ int slot(int half, int part) const {
     return half * panel_columns + row + lane / 4 + part * 8;
   }
@@ -224,20 +223,21 @@ __device__ __forceinline__ void round_gradient(
   walker.sync();
 }
 
-// written = X G^T
+// written = X G^T of all the block's dimensions, for the warpgroup's half of the slots
 template <int slots, int columns>
 __device__ __forceinline__ void begin_written(const Walker<slots, columns>& walker, uint32_t stage,
                                               typename Walker<slots, columns>::Written& written) {
   using Tiles = WalkTiles<slots, columns>;
+  const uint32_t gradients =
+      walker.shared + Tiles::gradients + walker.group * (slots / groups * panel_row_bytes);
 #pragma unroll
-  for (int panel = 0; panel < Tiles::panels; ++panel) {
+  for (int panel = 0; panel < groups * Tiles::panels; ++panel) {
 #pragma unroll
     for (int step = 0; step < panel_steps; ++step) {
       const uint32_t along = step * step_bytes<Major::outer>;
       multiply_async<Major::outer, Major::outer>(
-          written, operand_at(walker.rows_at(stage, Tiles::written) + panel * panel_bytes + along),
-          operand_at(walker.gradients() + panel * Tiles::gradient_panel + along),
-          panel > 0 || step > 0);
+          written, operand_at(stage + Tiles::written + panel * panel_bytes + along),
+          operand_at(gradients + panel * Tiles::gradient_panel + along), panel > 0 || step > 0);
     }
   }
   commit_products();
@@ -348,42 +348,96 @@ __device__ __forceinline__ void sum_states(const Walker<slots, columns>& walker,
   }
 }
 
-// Adds up X G^T over the block's two warpgroups: the second hands its part over, the first stores.
+// X G^T is added up over the two blocks of a cluster: each hands over half of its tiles, and
+// stores the sum of the other half a chunk later, when the other block's part is there. As a block
+// hands over a chunk only after it has taken in the one before, two buffers are enough.
 template <int slots, int columns>
-__device__ __forceinline__ void store_written(
-    const Walker<slots, columns>& walker, int chunk,
-    const typename Walker<slots, columns>::Written& written) {
+struct WrittenExchange {
+  using Walks = Walker<slots, columns>;
   using Tiles = WalkTiles<slots, columns>;
-  float4* exchange = reinterpret_cast<float4*>(walker.memory + Tiles::exchange) + walker.thread;
-  constexpr int both = groups * warpgroup_threads;
-  if (walker.group == 1) {
+  const Walks& walker;
+  const bool is_clustered;
+  const int rank;
+  typename Walks::Kept kept;
+
+  __device__ explicit WrittenExchange(const Walks& of)
+      : walker(of),
+        is_clustered(of.args.of.plan.cluster != 1),
+        rank(is_clustered ? cluster_rank() : 0) {}
+
+  // Of a chunk, in the order of the walk.
+  __device__ int turn(int chunk) const { return walker.place.high - 1 - chunk; }
+  __device__ uint32_t buffer(int chunk) const {
+    return walker.shared +
+           uint32_t(Tiles::exchange +
+                    (turn(chunk) % 2 * groups + walker.group) * Tiles::handed_bytes +
+                    walker.thread * int(sizeof(float4)));
+  }
+  __device__ uint32_t barrier(int chunk) const {
+    return walker.shared + uint32_t(Tiles::handed + (turn(chunk) % 2 * groups + walker.group) * 8);
+  }
+  // The lane's first element of the warpgroup's tile.
+  __device__ float* target(int chunk, int tile) const {
+    const GsaWalkPlan& plan = walker.args.of.plan;
+    const int64_t part =
+        (walker.chunk_index(chunk) * plan.heads + walker.place.head) * plan.written_parts +
+        walker.place.slice / int(plan.cluster);
+    return walker.args.of.written_products +
+           (part * chunk_rows + walker.row + walker.lane / 4) * slots + walker.lane % 4 * 2 +
+           (walker.group * Tiles::written_tiles + tile) * 8;
+  }
+  __device__ void store(float* to, float a, float b, float c, float d) const {
+    *reinterpret_cast<float2*>(to) = make_float2(a, b);
+    *reinterpret_cast<float2*>(to + 8 * slots) = make_float2(c, d);
+  }
+
+  __device__ __forceinline__ void hand(int chunk, const typename Walks::Written& written) {
+    if (!is_clustered) {
+#pragma unroll
+      for (int tile = 0; tile < Tiles::written_tiles; ++tile) {
+        store(target(chunk, tile), written[tile][0], written[tile][1], written[tile][2],
+              written[tile][3]);
+      }
+      return;
+    }
     if (chunk < walker.place.high - 1) {
-      sync_threads(exchange_empty, both);
+      take(chunk + 1);
     }
+    const uint32_t to = address_in_block(buffer(chunk), rank ^ 1);
+    const uint32_t report = address_in_block(barrier(chunk), rank ^ 1);
 #pragma unroll
-    for (int tile = 0; tile < Tiles::slot_tiles; ++tile) {
-      exchange[tile * warpgroup_threads] =
-          make_float4(written[tile][0], written[tile][1], written[tile][2], written[tile][3]);
+    for (int tile = 0; tile < Tiles::kept_tiles; ++tile) {
+      float handed[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float low = written[tile][i];
+        const float high = written[tile + Tiles::kept_tiles][i];
+        kept[tile][i] = rank == 0 ? low : high;
+        handed[i] = rank == 0 ? high : low;
+      }
+      hand_over(to + uint32_t(tile * warpgroup_threads * int(sizeof(float4))), handed, report);
     }
-    arrive_threads(exchange_full, both);
-    return;
   }
-  float* target = walker.args.of.written_products +
-                  (walker.slice_index(chunk) * chunk_rows + walker.row + walker.lane / 4) * slots +
-                  walker.lane % 4 * 2;
-  sync_threads(exchange_full, both);
+  __device__ __forceinline__ void take(int chunk) const {
+    if (walker.thread == 0) {
+      arrive_expecting(barrier(chunk), Tiles::handed_bytes);
+    }
+    wait_cluster_barrier(barrier(chunk), turn(chunk) / 2 % 2);
+    const float4* handed =
+        reinterpret_cast<const float4*>(walker.memory + (buffer(chunk) - walker.shared));
 #pragma unroll
-  for (int tile = 0; tile < Tiles::slot_tiles; ++tile) {
-    const float4 other = exchange[tile * warpgroup_threads];
-    *reinterpret_cast<float2*>(target + tile * 8) =
-        make_float2(written[tile][0] + other.x, written[tile][1] + other.y);
-    *reinterpret_cast<float2*>(target + 8 * slots + tile * 8) =
-        make_float2(written[tile][2] + other.z, written[tile][3] + other.w);
+    for (int tile = 0; tile < Tiles::kept_tiles; ++tile) {
+      const float4 other = handed[tile * warpgroup_threads];
+      store(target(chunk, rank * Tiles::kept_tiles + tile), kept[tile][0] + other.x,
+            kept[tile][1] + other.y, kept[tile][2] + other.z, kept[tile][3] + other.w);
+    }
   }
-  if (chunk > walker.place.low) {
-    arrive_threads(exchange_empty, both);
+  __device__ __forceinline__ void take_last() const {
+    if (is_clustered && walker.place.high > walker.place.low) {
+      take(walker.place.low);
+    }
   }
-}
+};
 
 // dX through the memory of the rounded gradients, whose readers are all done.
 template <int slots, int columns>
@@ -438,6 +492,7 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
   } else {
     start_gradient(walker, gradient);
   }
+  WrittenExchange<slots, columns> exchange(walker);
   int stage = 0;
   int phase = 0;
 #pragma unroll 1
@@ -470,7 +525,7 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
           sum_states(walker, chunk);
         }
         wait_products<2>();
-        store_written(walker, chunk, written);
+        exchange.hand(chunk, written);
       } else {
         begin_own(walker, base, out);
         begin_gradient(walker, base, gradient);
@@ -487,6 +542,9 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
       store_output(walker, chunk, out);
     }
     scale_gradient<slots, columns>(gradient, fades.after);
+  }
+  if constexpr (!only_sums) {
+    exchange.take_last();
   }
   if constexpr (only_sums) {
     store_segment(walker, gradient, fade);
@@ -512,9 +570,15 @@ __global__ void __launch_bounds__(threads, 1) walk_kernel(const __grid_constant_
       init_barrier(shared + uint32_t(Tiles::full + stage * 8), 1);
       init_barrier(shared + uint32_t(Tiles::empty + stage * 8), readers_of_stages);
     }
+    for (int i = 0; i < 2 * groups; ++i) {
+      init_barrier(shared + uint32_t(Tiles::handed + i * 8), 1);
+    }
     publish_barriers();
   }
   __syncthreads();
+  if (!only_sums && args.of.plan.cluster != 1) {
+    sync_cluster();  // the other block's barriers are there
+  }
   if (thread >= groups * warpgroup_threads) {
     give_registers<copier_registers>();
     if (thread == groups * warpgroup_threads) {
@@ -550,7 +614,7 @@ void launch(cudaStream_t stream, const GsaSizes& sizes, const GsaWalkArgs& args)
                        "gsa walk of segments");
   }
   launch_with_memory(walk_kernel<slots, columns, false>, grid, threads, memory_bytes, stream, walk,
-                     "gsa walk");
+                     "gsa walk", static_cast<unsigned>(args.plan.cluster));
 }
 
 }  // namespace

@@ -34,12 +34,17 @@ struct WalkTiles {
   // The state's gradient in bfloat16, [slots, 64] a panel; then the strips of dX on their way out.
   static constexpr int gradient_panel = slots * panel_row_bytes;
   static constexpr int gradients = stages * stage_bytes;
-  // X G^T of the second warpgroup on its way to the first.
+  // A warpgroup has half of the slots of X G^T, and of its tiles hands half to the other block of
+  // the cluster; two chunks' worth of what comes from there.
+  static constexpr int written_tiles = slot_tiles / groups;
+  static constexpr int kept_tiles = written_tiles / 2;
   static constexpr int exchange = gradients + groups * panels * gradient_panel;
-  static constexpr int exchange_bytes = slot_tiles * warpgroup_threads * int(sizeof(float4));
+  static constexpr int handed_bytes = kept_tiles * warpgroup_threads * int(sizeof(float4));
+  static constexpr int exchange_bytes = 2 * groups * handed_bytes;
   static constexpr int full = exchange + exchange_bytes;  // barriers: a stage's copies have landed
   static constexpr int empty = full + stages * 8;         // all warps are done with a stage
-  static constexpr int memory_bytes = empty + stages * 8;
+  static constexpr int handed = empty + stages * 8;       // by buffer and warpgroup
+  static constexpr int memory_bytes = handed + 2 * groups * 8;
 };
 
 struct WalkMaps {

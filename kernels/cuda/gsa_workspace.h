@@ -118,7 +118,9 @@ struct GsaWalkPlan {
   int64_t columns;  // of a warpgroup
   int64_t key_slices;
   int64_t value_slices;
-  int64_t slices;  // both
+  int64_t slices;   // both
+  int64_t cluster;  // blocks, slices side by side, that add up X G^T between them: two or one
+  int64_t written_parts;
   int64_t segment_chunks;
   int64_t segments;  // of the longest sequence
 
@@ -135,6 +137,8 @@ struct GsaWalkPlan {
     key_slices = (sizes.key_dim + width - 1) / width;
     value_slices = (sizes.value_dim + width - 1) / width;
     slices = key_slices + value_slices;
+    cluster = slices % 2 == 0 ? 2 : 1;
+    written_parts = slices / cluster;
     int64_t longest = 0;
     const std::span<const int32_t> offsets = args.forward.sequences.host;
     for (size_t i = 1; i < offsets.size(); ++i) {
@@ -154,16 +158,17 @@ struct GsaBackwardWorkspace {
   WorkspaceLayout layout;
   GsaGateParts gates;
   size_t saved;            // GsaSaved, computed again where the caller kept nothing
-  size_t gate_terms;       // [chunks, H_q, gsa_chunk, slots] float32: p dp + u du - s ds, where ds
-  size_t slot_gradients;   //   is what the chunk's own tokens read: this, likewise
-  size_t probabilities;    // the same shape, bfloat16, of steep chunks: p
+  size_t own_gradients;    // [chunks, H_q, gsa_chunk, slots] float32: of the gate, as far as the
+                           //   chunk's own tokens go
+  size_t own_totals;       // [chunks, H_q, slots] float32: p dp + u du - s ds of them, summed
+  size_t probabilities;    // [chunks, H_q, gsa_chunk, slots], bfloat16, of steep chunks: p
   size_t score_gradients;  // p's gradient through the softmax, scale du
   size_t gated_probabilities;  // the same of all chunks: p e^b
   size_t gated_gradients;      // scale du e^b
   size_t value_weights;        // [chunks, H_q, gsa_chunk, gsa_chunk] bfloat16: tril((p e^b) g^T)
   size_t key_weights;          // tril((scale du e^b) g^T)
   // Of the walk, by walking head and slice:
-  size_t written_products;  // [chunks, heads, slices, gsa_chunk, slots] float32: X G^T
+  size_t written_products;  // [chunks, heads, parts, gsa_chunk, slots] float32: X G^T
   size_t state_products;    // [chunks, heads, slices, warpgroups, slots] float32: sum_d S G
   size_t segment_states;    // [S, segments, heads, slices] states in float32, by thread
   size_t segment_decays;
@@ -178,8 +183,8 @@ struct GsaBackwardWorkspace {
     const size_t operand = sizes.by_slot(heads) * bfloat16_bytes;
     const size_t weights = sizes.by_token(heads) * bfloat16_bytes;
     saved = layout.add(args.forward.saved ? 0 : GsaSaved(sizes).bytes);
-    gate_terms = layout.add(sizes.by_slot(heads) * sizeof(float));
-    slot_gradients = layout.add(sizes.by_slot(heads) * sizeof(float));
+    own_gradients = layout.add(sizes.by_slot(heads) * sizeof(float));
+    own_totals = layout.add(size_t(sizes.chunks * heads * sizes.slots) * sizeof(float));
     probabilities = layout.add(operand);
     score_gradients = layout.add(operand);
     gated_probabilities = layout.add(operand);
@@ -187,7 +192,7 @@ struct GsaBackwardWorkspace {
     value_weights = layout.add(weights);
     key_weights = layout.add(weights);
     const int64_t slices = plan.heads * plan.slices;
-    written_products = layout.add(sizes.by_slot(slices) * sizeof(float));
+    written_products = layout.add(sizes.by_slot(plan.heads * plan.written_parts) * sizeof(float));
     state_products = layout.add(
         size_t(sizes.chunks * slices * GsaWalkPlan::warpgroups * sizes.slots) * sizeof(float));
     const int64_t blocks =

@@ -74,7 +74,11 @@ __device__ inline float2 unpack_pair(uint32_t pair) {
 
 // Copies 16 bytes to shared memory in the background; zeros if not `valid`.
 __device__ inline void copy_piece(uint32_t target, const void* source, bool valid) {
+#ifdef GSA_L2_HINT
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;\n" ::"r"(target), "l"(source),
+#else
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(target), "l"(source),
+#endif
                "r"(valid ? piece_bytes : 0)
                : "memory");
 }
