@@ -10,6 +10,7 @@
 // same bits every time. Float32 tensors go through the recurrence (gsa_recurrent.cu), whose
 // rounding is float32's; tensor cores round their operands to 11 bits at best.
 #include "kernels/backends.h"
+#include "kernels/cuda/gsa_activations.h"
 #include "kernels/cuda/gsa_kernels.h"
 
 namespace gsa::kernels::cuda {
@@ -228,6 +229,10 @@ void run_write(cudaStream_t stream, const ForwardParts& parts, const GsaBackward
 }  // namespace
 
 void gsa_chunked_forward(Stream& stream, const GsaForward& args, std::byte* workspace) {
+  if (args.projected()) {
+    run_projected(stream, args, workspace, gsa_activations, gsa_chunked_forward);
+    return;
+  }
   if (!gsa_uses_tensor_cores(args)) {
     gsa_recurrent_forward(stream, args, workspace);
     return;
@@ -243,6 +248,10 @@ void gsa_chunked_forward(Stream& stream, const GsaForward& args, std::byte* work
 }
 
 void gsa_chunked_backward(Stream& stream, const GsaBackward& args, std::byte* workspace) {
+  if (args.forward.projected()) {
+    run_projected(stream, args, workspace, gsa_activations, gsa_chunked_backward);
+    return;
+  }
   if (!gsa_uses_tensor_cores(args.forward)) {
     gsa_recurrent_backward(stream, args, workspace);
     return;
