@@ -10,7 +10,6 @@
 // same bits every time. Float32 tensors go through the recurrence (gsa_recurrent.cu), whose
 // rounding is float32's; tensor cores round their operands to 11 bits at best.
 #include "kernels/backends.h"
-#include "kernels/cuda/gsa_activations.h"
 #include "kernels/cuda/gsa_kernels.h"
 
 namespace gsa::kernels::cuda {
@@ -40,6 +39,17 @@ void require_supported(const GsaForward& args) {
           "GSA on CUDA takes q, k and v whose rows begin at multiples of 16 bytes");
 }
 
+GsaGateRows gate_rows(const GsaForward& args) {
+  GsaGateRows rows{};
+  if (args.projected()) {
+    rows.logits = head_rows<bfloat16>(args.gate_logits);
+    rows.inverse_normalizer = static_cast<float>(1 / args.gate_normalizer);
+  } else {
+    rows.log_alpha = head_rows<float>(args.log_alpha);
+  }
+  return rows;
+}
+
 // One forward call taken apart: sizes, where the gates and the kept things lie.
 struct ForwardParts {
   const GsaForward& args;
@@ -62,8 +72,7 @@ ForwardParts take_apart(const GsaForward& args, std::byte* workspace, const GsaG
           sizes,
           {part<GsaChunk>(workspace, gates.chunks), part<float>(workspace, gates.decay),
            part<bfloat16>(workspace, gates.key_gate), part<bfloat16>(workspace, gates.end_key_gate),
-           head_rows<float>(args.log_alpha), static_cast<int>(sizes.heads),
-           static_cast<int>(args.slots())},
+           gate_rows(args), static_cast<int>(sizes.heads), static_cast<int>(args.slots())},
           part<bfloat16>(kept, saved.key_states),
           part<bfloat16>(kept, saved.value_states),
           part<float>(kept, saved.scores)};
@@ -74,7 +83,7 @@ void run_gates(cudaStream_t stream, const ForwardParts& parts) {
   GsaGateArgs gates;
   gates.offsets = elements_of<int32_t>(args.sequences.offsets);
   gates.sequences = static_cast<int>(args.sequences.count());
-  gates.log_alpha = parts.gates.log_alpha;
+  gates.rows = parts.gates.rows;
   gates.heads = parts.gates.heads;
   gates.slots = parts.gates.slots;
   gates.chunks = const_cast<GsaChunk*>(parts.gates.chunks);
@@ -97,6 +106,7 @@ void run_state_scan(cudaStream_t stream, const ForwardParts& parts, bool wants_f
     scan.final = wants_final ? elements_of<float>(final) : nullptr;
     scan.padded_dim = static_cast<int>(padded_dim);
     scan.dim_major = dim_major;
+    scan.activate = args.projected();
     return scan;
   };
   GsaScanArgs scan;
@@ -119,6 +129,7 @@ void run_state_scan(cudaStream_t stream, const ForwardParts& parts, bool wants_f
 GsaReadArgs read_args(const ForwardParts& parts) {
   GsaReadArgs read{};
   read.gates = parts.gates;
+  read.projected = parts.args.projected();
   read.scale = static_cast<float>(parts.args.scale);
   read.scores = parts.scores;
   read.query_heads = static_cast<int>(parts.sizes.query_heads);
@@ -154,6 +165,7 @@ void run_backward_read(cudaStream_t stream, const ForwardParts& parts, const Gsa
   read.first = value_side(parts);
   read.second = key_side(parts);
   read.output = head_rows<bfloat16>(args.grad_q);
+  read.output_inputs = head_rows<bfloat16>(parts.args.q);
   read.probabilities = part<bfloat16>(workspace, layout.probabilities);
   read.score_gradients = part<bfloat16>(workspace, layout.score_gradients);
   read.gated_probabilities = part<bfloat16>(workspace, layout.gated_probabilities);
@@ -176,6 +188,7 @@ void run_gradient_scan(cudaStream_t stream, const ForwardParts& parts, const Gsa
     scan.final = elements_of<float>(final);
     scan.padded_dim = static_cast<int>(padded_dim);
     scan.dim_major = dim_major;
+    scan.activate = dim_major && parts.args.projected();  // q, and not the output's gradient
     return scan;
   };
   GsaScanArgs scan;
@@ -209,7 +222,9 @@ void run_write(cudaStream_t stream, const ForwardParts& parts, const GsaBackward
                     part<bfloat16>(workspace, layout.value_state_gradients),
                     head_rows<bfloat16>(args.grad_v),
                     part<float>(workspace, layout.group_sums),
-                    static_cast<int>(parts.sizes.value_dim)};
+                    static_cast<int>(parts.sizes.value_dim),
+                    parts.args.projected(),
+                    false};
   write.sides[1] = {head_rows<bfloat16>(parts.args.k),
                     head_rows<bfloat16>(parts.args.q),
                     part<bfloat16>(workspace, layout.score_gradients),
@@ -218,9 +233,17 @@ void run_write(cudaStream_t stream, const ForwardParts& parts, const GsaBackward
                     part<bfloat16>(workspace, layout.key_state_gradients),
                     head_rows<bfloat16>(args.grad_k),
                     part<float>(workspace, layout.group_sums) + parts.sizes.value_dim * gsa_chunk,
-                    static_cast<int>(parts.sizes.key_dim)};
+                    static_cast<int>(parts.sizes.key_dim),
+                    parts.args.projected(),
+                    parts.args.projected()};
   write.products = part<float>(workspace, layout.products);
-  write.gate_gradient = head_rows<float>(args.grad_log_alpha);
+  write.gate_gradient = {};
+  write.logit_gradient = {};
+  if (parts.args.projected()) {
+    write.logit_gradient = head_rows<bfloat16>(args.grad_gate_logits);
+  } else {
+    write.gate_gradient = head_rows<float>(args.grad_log_alpha);
+  }
   write.query_heads = static_cast<int>(parts.sizes.query_heads);
   write.state_heads = static_cast<int>(parts.sizes.state_heads);
   launch_gsa_write(stream, parts.sizes, write);
@@ -229,10 +252,6 @@ void run_write(cudaStream_t stream, const ForwardParts& parts, const GsaBackward
 }  // namespace
 
 void gsa_chunked_forward(Stream& stream, const GsaForward& args, std::byte* workspace) {
-  if (args.projected()) {
-    run_projected(stream, args, workspace, gsa_activations, gsa_chunked_forward);
-    return;
-  }
   if (!gsa_uses_tensor_cores(args)) {
     gsa_recurrent_forward(stream, args, workspace);
     return;
@@ -248,10 +267,6 @@ void gsa_chunked_forward(Stream& stream, const GsaForward& args, std::byte* work
 }
 
 void gsa_chunked_backward(Stream& stream, const GsaBackward& args, std::byte* workspace) {
-  if (args.forward.projected()) {
-    run_projected(stream, args, workspace, gsa_activations, gsa_chunked_backward);
-    return;
-  }
   if (!gsa_uses_tensor_cores(args.forward)) {
     gsa_recurrent_backward(stream, args, workspace);
     return;

@@ -3,7 +3,7 @@
 // a reference (GsaGates).
 //
 // A block does one chunk and key/value head: a thread has a slot and 16 tokens in registers. Bytes
-// a token and slot: 4 read, 8 written; at B8 T2048 H4 M64 50 MB, 15 us at 3.3 TB/s.
+// a token and slot: 4 read (2 of logits), 8 written; at B8 T2048 H4 M64 50 MB, 15 us at 3.3 TB/s.
 #include "kernels/cuda/gsa_kernels.h"
 
 namespace gsa::kernels::cuda {
@@ -67,14 +67,13 @@ __global__ void __launch_bounds__(slots* runs) gates_kernel(const GsaGateArgs ar
   }
   __syncthreads();
 
-  const float* log_alpha = args.log_alpha.at(place.begin, head);
   float value[run_rows];
   float sum = 0.0F;
 #pragma unroll
   for (int i = 0; i < run_rows; ++i) {
     const int row = run * run_rows + i;
     const bool exists = row < place.length && slot < args.slots;
-    value[i] = exists ? log_alpha[row * args.log_alpha.stride + slot] : 0.0F;
+    value[i] = exists ? args.rows.at(place.begin + row, head, slot) : 0.0F;
     sum += fmaxf(value[i], shut);
   }
   sums[run][slot] = sum;

@@ -2,6 +2,7 @@
 // make up the operation.
 #pragma once
 
+#include "kernels/cuda/gsa_swish.h"
 #include "kernels/cuda/gsa_workspace.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/mma.h"
@@ -43,6 +44,20 @@ HeadRows<T> head_rows(const Tensor& tensor) {
   return {rows.data, rows.stride, static_cast<int>(tensor.dim(2))};
 }
 
+// The gate by token as the caller gives it: log alpha, or in projected mode logits.
+struct GsaGateRows {
+  HeadRows<const float> log_alpha;  // or null:
+  HeadRows<const bfloat16> logits;
+  float inverse_normalizer;
+
+  __device__ float at(int64_t token, int head, int slot) const {
+    if (log_alpha.data != nullptr) {
+      return log_alpha.at(token, head)[slot];
+    }
+    return log_sigmoid(to_float(logits.at(token, head)[slot])) * inverse_normalizer;
+  }
+};
+
 // The gate of a call, by chunk. b, the sum of log alpha from the chunk's start, is kept relative to
 // a reference by slot, max(b_end / 2, -factor_limit), so that e^(b_t - b_j) splits into two factors
 // within e^(+-factor_limit). Slots that fade by more than both take, e^(-2 factor_limit) in a
@@ -55,16 +70,16 @@ struct GsaGates {
   const float* decay;            // b relative to the reference, [chunks, heads, gsa_chunk, slots]
   const bfloat16* key_gate;      // s e^-b, likewise
   const bfloat16* end_key_gate;  // s e^(b_end - b)
-  HeadRows<const float> log_alpha;
+  GsaGateRows rows;
   int heads;
   int slots;  // not padded
 };
 
-// gates.cu: fills GsaGateParts from log alpha and the sequences.
+// gates.cu: fills GsaGateParts from the gate's rows and the sequences.
 struct GsaGateArgs {
   const int32_t* offsets;
   int sequences;
-  HeadRows<const float> log_alpha;
+  GsaGateRows rows;
   int heads;
   int slots;
   GsaChunk* chunks;
@@ -84,6 +99,7 @@ struct GsaScanPart {
   float* final;             // or null
   int padded_dim;
   bool dim_major;  // initial and final are [dim, slots] (key states), else [slots, dim]
+  bool activate;   // x is swish of `rows`
 };
 struct GsaScanArgs {
   const int32_t* offsets;
@@ -115,12 +131,15 @@ struct GsaReadArgs {
   HeadRows<const bfloat16> queries;  // q, backward: grad_output
   GsaReadSide first;                 // keys, backward: values
   GsaReadSide second;                // values, backward: keys
+  bool projected;                    // q, k, v are swish of the rows given
   HeadRows<bfloat16> output;         // null: only the scores are wanted
   float* scores;                     // u: written forward (unless null), read backward
   float scale;
   int query_heads;
   int state_heads;
-  // Backward only; as in GsaBackwardWorkspace. The first two are written in chunks with steep
+  // Backward only. In projected mode dQ is the gradient of these rows, from that of their swish.
+  HeadRows<const bfloat16> output_inputs;
+  // As in GsaBackwardWorkspace. The first two are written in chunks with steep
   // slots.
   bfloat16* probabilities;
   bfloat16* score_gradients;
@@ -143,12 +162,15 @@ struct GsaWriteSide {
   HeadRows<bfloat16> gradient;       // dv, or dk
   float* group_sums;                 // of the heads before the group's last
   int padded_dim;
+  bool activates_written;  // projected: `written` and `gradient` are before swish
+  bool activates_readers;  // `readers` is before swish
 };
 struct GsaWriteArgs {
   GsaGates gates;
   GsaWriteSide sides[2];  // values, keys
   const float* products;
-  HeadRows<float> gate_gradient;
+  HeadRows<float> gate_gradient;  // of log alpha; or null:
+  HeadRows<bfloat16> logit_gradient;
   int query_heads;
   int state_heads;
 };
@@ -173,24 +195,26 @@ __device__ inline float slot_input(float log_alpha) {
 // One chunk of the gate as a kernel's block sees it.
 template <int slots>
 struct ChunkGate {
-  const float* decay;      // [gsa_chunk, slots]
-  const float* log_alpha;  // the first token's
-  int64_t stride;          // of log_alpha
+  const float* decay;  // [gsa_chunk, slots]
+  GsaGateRows rows;
+  int begin;  // first token
+  int head;
   int length;
 
-  __device__ ChunkGate(const GsaGates& gates, int64_t chunk, const GsaChunk& place, int head)
-      : decay(gates.decay + (chunk * gates.heads + head) * chunk_rows * slots),
-        log_alpha(gates.log_alpha.at(place.begin, head)),
-        stride(gates.log_alpha.stride),
+  __device__ ChunkGate(const GsaGates& gates, int64_t chunk, const GsaChunk& place, int of_head)
+      : decay(gates.decay + (chunk * gates.heads + of_head) * chunk_rows * slots),
+        rows(gates.rows),
+        begin(place.begin),
+        head(of_head),
         length(place.length) {}
 
   __device__ float at(int row, int slot) const { return decay[row * slots + slot]; }
   __device__ float end(int slot) const { return at(chunk_rows - 1, slot); }
   __device__ bool is_steep(int slot) const { return end(slot) < -GsaGates::factor_limit; }
-  // s of a token and a slot that exist.
-  __device__ float input(int row, int slot) const {
-    return slot_input(log_alpha[row * stride + slot]);
-  }
+  // Of a token and a slot that exist.
+  __device__ float log_alpha(int row, int slot) const { return rows.at(begin + row, head, slot); }
+  // s, likewise.
+  __device__ float input(int row, int slot) const { return slot_input(log_alpha(row, slot)); }
   // s_j e^{b_t - b_j}: for steep slots, pair by pair.
   __device__ float steep_factor(int t, int j, int slot) const {
     return input(j, slot) * __expf(at(t, slot) - at(j, slot));

@@ -4,6 +4,8 @@
 //   forward:   u = scale e^b acc, p = softmax(u), r = p
 //   backward:  dp = e^b acc,  du = p (dp - <p, dp>), r = scale du
 //   out = (r e^b) S_0' + tril((r e^b) G^T) X'   X', S_0' of the other side: O, or dQ
+//   projected: q, k and v are swish of the rows that come, applied where they land, and dQ is
+//   multiplied by its slope on the way out
 //
 // A block of four warps does one chunk and query head; a warp has 16 tokens and keeps everything
 // between the tiles in registers: the accumulators of one product are the left operand of the next.
@@ -71,6 +73,17 @@ struct ReadBlock {
     }
     commit_copies();
   }
+  // Once a tile has landed, before the barrier: swish of what this thread copied of q, k and v.
+  template <bool backward>
+  __device__ void activate(int tile) const {
+    if (!args.projected) {
+      return;
+    }
+    if (!backward && tile < first_tiles) {
+      swish_panel<chunk_rows, threads>(stage(tile), thread);
+    }
+    swish_panel<chunk_rows, threads>(stage(tile) + panel_bytes, thread);
+  }
 
  private:
   __device__ void fetch_rows(const HeadRows<const bfloat16>& rows, int of_head, int column,
@@ -88,7 +101,7 @@ struct ReadBlock {
 };
 
 // a = Y X^T, acc = Y S_0^T, over the tiles of the first side.
-template <int slots>
+template <bool backward, int slots>
 __device__ void read_first_side(const ReadBlock<slots>& block, const ReadStrip<slots>& strip,
                                 StripAccumulator& a, SlotAccumulator<slots>& acc) {
   clear(a, panel_tiles);
@@ -96,6 +109,7 @@ __device__ void read_first_side(const ReadBlock<slots>& block, const ReadStrip<s
 #pragma unroll 1
   for (int tile = 0; tile < block.first_tiles; ++tile) {
     wait_copies<stages - 2>();
+    block.template activate<backward>(tile);
     __syncthreads();
     block.fetch(tile + stages - 1);
     const uint32_t stage = block.stage(tile);
@@ -114,13 +128,14 @@ __device__ void read_first_side(const ReadBlock<slots>& block, const ReadStrip<s
 }
 
 // out = (r e^b) S_0' + weights X', tile by tile of the second side.
-template <int slots>
+template <bool backward, int slots>
 __device__ void write_output(const ReadBlock<slots>& block, const ReadStrip<slots>& strip,
                              const SlotOperand<slots>& gated, const StripOperand& weights) {
   const HeadRows<bfloat16>& output = block.args.output;
 #pragma unroll 1
   for (int tile = block.first_tiles; tile < block.first_tiles + block.second_tiles; ++tile) {
     wait_copies<stages - 2>();
+    block.template activate<backward>(tile);
     __syncthreads();
     block.fetch(tile + stages - 1);
     const uint32_t stage = block.stage(tile);
@@ -133,9 +148,20 @@ __device__ void write_output(const ReadBlock<slots>& block, const ReadStrip<slot
     }
     multiply_panel<PanelRows::depth>(out, weights, stage + panel_bytes, strip.lane);
     const int column = (tile - block.first_tiles) * panel_columns;
-    store_strip(out, strip.scratch,
-                output.at(block.place.begin + strip.row, block.query_head) + column, output.stride,
-                block.place.length - strip.row, output.dim - column, strip.lane);
+    const auto store = [&](const auto& change) {
+      store_strip(
+          out, strip.scratch, output.at(block.place.begin + strip.row, block.query_head) + column,
+          output.stride, block.place.length - strip.row, output.dim - column, strip.lane, change);
+    };
+    if (backward && block.args.projected) {
+      const HeadRows<const bfloat16>& inputs = block.args.output_inputs;
+      const bfloat16* x = inputs.at(block.place.begin + strip.row, block.query_head) + column;
+      store([&](uint4 piece, int row, int at) {
+        return times_swish_slope(piece, x + row * inputs.stride + at);
+      });
+    } else {
+      store(AsItIs{});
+    }
   }
 }
 
@@ -170,7 +196,7 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
   {
     StripAccumulator a;
     SlotAccumulator<slots> acc;
-    read_first_side(block, strip, a, acc);
+    read_first_side<backward>(block, strip, a, acc);
     mask_later(strip, a);
     to_operand(weights, a);
 #pragma unroll
@@ -187,7 +213,7 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
     read_weights<slots>(strip, block.shared + Tiles::gate, gated, acc, a);
     to_operand(weights, a);
   }
-  write_output(block, strip, gated, weights);
+  write_output<backward>(block, strip, gated, weights);
   wait_copies<0>();
 }
 

@@ -2,6 +2,7 @@
 //
 //   state[m, d] = e^{b_end[m]} state[m, d] + sum over the chunk's tokens t of w[t, m] x[t, d]
 //   forward: w = s e^(b_end - b), x = k or v;  reverse: w = r e^b, x = q or dO
+//   projected: q, k and v are swish of the rows that come, applied where they land
 //
 // A block has one head of one sequence and 64 of its dimensions; the state [slots, 64] stays in
 // registers in float32, 16 slots a warp. A chunk's weights (64 x slots) and rows (64 x 64) come
@@ -81,6 +82,13 @@ struct ScanBlock {
           length - chunk * chunk_rows, part.rows.dim - column, thread);
     }
     commit_copies();
+  }
+  // Once the i-th chunk has landed, before the barrier: swish of the rows that this thread copied.
+  __device__ void activate(int i) const {
+    if (part.activate) {
+      swish_panel<chunk_rows, Tiles::threads>(stage(i) + Tiles::weight_panels * panel_bytes,
+                                              thread);
+    }
   }
   // b relative to its reference at the end of the i-th chunk.
   __device__ float end_decay(int i, int slot) const {
@@ -197,6 +205,7 @@ __global__ void __launch_bounds__(ScanTiles<slots>::threads, ScanTiles<slots>::r
   float end_high = block.end_decay(0, slot + 8);
   for (int i = 0; i < block.chunks; ++i) {
     wait_copies<1>();
+    block.activate(i);
     __syncthreads();
     block.fetch(i + 2);
     const ScanFactors low(end_low, args.reverse);

@@ -130,6 +130,25 @@ __device__ void store_group_sums(float* sums, int thread, const StripAccumulator
   }
 }
 
+// Columns of dX, from `column` on; in projected mode through swish.
+template <int slots>
+__device__ void store_gradient(const WriteBlock<slots>& block, const GsaWriteSide& side,
+                               const StripAccumulator& out, unsigned char* scratch, int column) {
+  const int token = block.place.begin + block.row;
+  const auto store = [&](const auto& change) {
+    store_strip(out, scratch, side.gradient.at(token, block.head) + column, side.gradient.stride,
+                block.place.length - block.row, side.gradient.dim - column, block.lane, change);
+  };
+  if (side.activates_written) {
+    const bfloat16* x = side.written.at(token, block.head) + column;
+    store([&](uint4 piece, int row, int at) {
+      return times_swish_slope(piece, x + row * side.written.stride + at);
+    });
+  } else {
+    store(AsItIs{});
+  }
+}
+
 template <int slots>
 __device__ void spread(const WriteBlock<slots>& block, const GsaWriteSide& side,
                        TileFetch<slots>& fetch, int64_t group_base) {
@@ -146,6 +165,7 @@ __device__ void spread(const WriteBlock<slots>& block, const GsaWriteSide& side,
 #pragma unroll 1
   for (int tile = 0; tile < tiles; ++tile) {
     wait_copies<stages - 2>();
+    fetch.activate(block, side, tile);
     sync_roles();
     fetch.fetch(block, side);
     if (tile == 0) {
@@ -172,11 +192,7 @@ __device__ void spread(const WriteBlock<slots>& block, const GsaWriteSide& side,
       share.load(states + (tile + 1) * panel_columns, side.padded_dim);
     }
     if (block.is_last) {
-      const int column = tile * panel_columns;
-      store_strip(out, scratch,
-                  side.gradient.at(block.place.begin + block.row, block.head) + column,
-                  side.gradient.stride, block.place.length - block.row, side.gradient.dim - column,
-                  block.lane);
+      store_gradient(block, side, out, scratch, tile * panel_columns);
     } else {
       store_group_sums(group_sums, thread, out);
     }
@@ -223,10 +239,9 @@ __device__ void finish_gate(const WriteBlock<slots>& block, int group) {
     }
     products += chunk_rows * slots;
   }
-  const float* log_alphas = block.gate.log_alpha + first * block.gate.stride + slot;
 #pragma unroll
   for (int i = 0; i < Tiles::segment_rows; ++i) {
-    log_alpha[i] = i < rows ? __ldg(log_alphas + i * block.gate.stride) : 0.0F;
+    log_alpha[i] = i < rows ? block.gate.log_alpha(first + i, slot) : 0.0F;
   }
   float sum = 0.0F;
 #pragma unroll
@@ -244,13 +259,13 @@ __device__ void finish_gate(const WriteBlock<slots>& block, int group) {
   for (int i = Tiles::segments - 1; i > segment; --i) {
     running += segment_sums[i * slots + slot];
   }
-  float* output = block.args.gate_gradient.at(block.place.begin + first, block.head) + slot;
 #pragma unroll
   for (int i = Tiles::segment_rows - 1; i >= 0; --i) {
     running += terms[i];
     if (i < rows) {
-      output[i * block.args.gate_gradient.stride] =
-          running - __expf(log_alpha[i]) * gradients[(first + i) * Tiles::gradient_stride + slot];
+      store_gate_gradient(
+          block.args, block.place.begin + first + i, block.head, slot,
+          running - __expf(log_alpha[i]) * gradients[(first + i) * Tiles::gradient_stride + slot]);
     }
   }
 }

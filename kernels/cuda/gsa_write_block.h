@@ -126,6 +126,21 @@ struct TileFetch {
     column += panel_columns;
     ++next;
   }
+
+  // Once a tile has landed, before the barrier: swish of what this thread copied of q, k and v.
+  __device__ void activate(const WriteBlock<slots>& block, const GsaWriteSide& side,
+                           int tile) const {
+#pragma unroll
+    for (int i = 0; i < chunk_rows / rows_at_once; ++i) {
+      const uint32_t at = block.stage(tile) + offset + uint32_t(i * rows_at_once * panel_row_bytes);
+      if (side.activates_written) {
+        swish_piece(at);
+      }
+      if (side.activates_readers) {
+        swish_piece(at + panel_bytes);
+      }
+    }
+  }
 };
 
 // What a side needs from its start: the gates, the operand r e^b and the first tile.
@@ -151,6 +166,19 @@ __device__ void fetch_start(const WriteBlock<slots>& block, const GsaWriteSide& 
   for (int i = 0; i < stages - 1; ++i) {
     tiles.fetch(block, side);
   }
+}
+
+// The gate's gradient of one token and slot: of log alpha, or in projected mode of the logit.
+__device__ inline void store_gate_gradient(const GsaWriteArgs& args, int64_t token, int head,
+                                           int slot, float gradient) {
+  if (args.gate_gradient.data != nullptr) {
+    args.gate_gradient.at(token, head)[slot] = gradient;
+    return;
+  }
+  const GsaGateRows& gate = args.gates.rows;
+  const float logit = to_float(gate.logits.at(token, head)[slot]);
+  args.logit_gradient.at(token, head)[slot] =
+      from_float<bfloat16>(gradient * sigmoid(-logit) * gate.inverse_normalizer);
 }
 
 // Zeros where the column's token comes before the row's.

@@ -161,6 +161,7 @@ __device__ void gather(const WriteBlock<slots>& block, const GsaWriteSide& side,
 #pragma unroll 1
   for (int tile = 0; tile < tiles; ++tile) {
     wait_copies<stages - 2>();
+    fetch.activate(block, side, tile);
     sync_roles();
     fetch.fetch(block, side);
     const uint32_t stage = block.stage(tile);

@@ -250,9 +250,17 @@ __device__ inline float read_element(const unsigned char* panel, int row, int co
   return to_float(reinterpret_cast<const bfloat16*>(piece)[column % piece_columns]);
 }
 
-// Stores a warp's strip to memory, whole 16-byte pieces, through its own `scratch` of strip_bytes.
+// What store_strip does to a piece on its way: nothing.
+struct AsItIs {
+  __device__ uint4 operator()(uint4 piece, int /*row*/, int /*column*/) const { return piece; }
+};
+
+// Stores a warp's strip to memory, whole 16-byte pieces, through its own `scratch` of strip_bytes;
+// `change(piece, row, column)` is what is stored.
+template <typename Change = AsItIs>
 __device__ inline void store_strip(const StripOperand& a, unsigned char* scratch, bfloat16* target,
-                                   int64_t stride, int valid_rows, int valid_columns, int lane) {
+                                   int64_t stride, int valid_rows, int valid_columns, int lane,
+                                   const Change& change = {}) {
   write_strip(scratch, a, lane);
   __syncwarp();
 #pragma unroll
@@ -261,18 +269,21 @@ __device__ inline void store_strip(const StripOperand& a, unsigned char* scratch
     const int piece = lane % row_pieces;
     if (row < valid_rows && piece * piece_columns < valid_columns) {
       const uint4 value = *reinterpret_cast<const uint4*>(scratch + panel_offset(row, piece));
-      *reinterpret_cast<uint4*>(target + row * stride + piece * piece_columns) = value;
+      *reinterpret_cast<uint4*>(target + row * stride + piece * piece_columns) =
+          change(value, row, piece * piece_columns);
     }
   }
   __syncwarp();
 }
 
 // The same from accumulators.
+template <typename Change = AsItIs>
 __device__ inline void store_strip(const float (*c)[4], unsigned char* scratch, bfloat16* target,
-                                   int64_t stride, int valid_rows, int valid_columns, int lane) {
+                                   int64_t stride, int valid_rows, int valid_columns, int lane,
+                                   const Change& change = {}) {
   StripOperand a;
   to_operand(a, c);
-  store_strip(a, scratch, target, stride, valid_rows, valid_columns, lane);
+  store_strip(a, scratch, target, stride, valid_rows, valid_columns, lane, change);
 }
 
 }  // namespace gsa::kernels::cuda

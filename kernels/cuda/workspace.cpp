@@ -33,13 +33,12 @@ size_t matmul_workspace(const Matmul& /*args*/) {
   return matmul_workspace_bytes;
 }
 size_t gsa_chunked_forward_workspace(const GsaForward& args) {
-  return gsa_uses_tensor_cores(args) ? GsaForwardWorkspace(args).bytes + projected_workspace(args)
+  return gsa_uses_tensor_cores(args) ? GsaForwardWorkspace(args).bytes
                                      : gsa_recurrent_forward_workspace(args);
 }
 size_t gsa_chunked_backward_workspace(const GsaBackward& args) {
-  return gsa_uses_tensor_cores(args.forward)
-             ? GsaBackwardWorkspace(args.forward).bytes + projected_workspace(args)
-             : gsa_recurrent_backward_workspace(args);
+  return gsa_uses_tensor_cores(args.forward) ? GsaBackwardWorkspace(args.forward).bytes
+                                             : gsa_recurrent_backward_workspace(args);
 }
 size_t gsa_recurrent_forward_workspace(const GsaForward& args) {
   return GsaRecurrentWorkspace(args).bytes + projected_workspace(args);
