@@ -58,16 +58,20 @@ struct ForwardParts {
   bfloat16* key_states;
   bfloat16* value_states;
   float* scores;
+  float* segment_states;
+  float* segment_decays;
 };
 
-ForwardParts take_apart(const GsaForward& args, std::byte* workspace, const GsaGateParts& gates,
-                        size_t saved_offset) {
+// Of a forward or a backward workspace.
+template <typename Layout>
+ForwardParts take_apart(const GsaForward& args, std::byte* workspace, const Layout& layout) {
+  const GsaGateParts& gates = layout.gates;
   const GsaSizes sizes(args);
   const GsaSaved saved(sizes);
   require(!args.saved || args.saved.bytes() >= saved.bytes,
           "what GSA keeps for its backward pass needs gsa_chunked_saved_bytes of memory");
   std::byte* kept =
-      args.saved ? static_cast<std::byte*>(args.saved.data()) : workspace + saved_offset;
+      args.saved ? static_cast<std::byte*>(args.saved.data()) : workspace + layout.saved;
   return {args,
           sizes,
           {part<GsaChunk>(workspace, gates.chunks), part<float>(workspace, gates.decay),
@@ -75,7 +79,9 @@ ForwardParts take_apart(const GsaForward& args, std::byte* workspace, const GsaG
            gate_rows(args), static_cast<int>(sizes.heads), static_cast<int>(args.slots())},
           part<bfloat16>(kept, saved.key_states),
           part<bfloat16>(kept, saved.value_states),
-          part<float>(kept, saved.scores)};
+          part<float>(kept, saved.scores),
+          part<float>(workspace, layout.segments.states),
+          part<float>(workspace, layout.segments.decays)};
 }
 
 void run_gates(cudaStream_t stream, const ForwardParts& parts) {
@@ -91,6 +97,16 @@ void run_gates(cudaStream_t stream, const ForwardParts& parts) {
   gates.key_gate = const_cast<bfloat16*>(parts.gates.key_gate);
   gates.end_key_gate = const_cast<bfloat16*>(parts.gates.end_key_gate);
   launch_gsa_gates(stream, parts.sizes, gates);
+}
+
+// How the scan over the states of `scan.heads` is cut, and where its passes meet.
+void set_segments(GsaScanArgs& scan, const ForwardParts& parts) {
+  const GsaSegments segments(parts.sizes, scan.heads);
+  scan.sequences = static_cast<int>(parts.sizes.sequences);
+  scan.segment_chunks = static_cast<int>(segments.chunks);
+  scan.segments = static_cast<int>(segments.count);
+  scan.segment_states = parts.segment_states;
+  scan.segment_decays = parts.segment_decays;
 }
 
 // States at the chunks' starts, and the final ones if wanted.
@@ -123,7 +139,8 @@ void run_state_scan(cudaStream_t stream, const ForwardParts& parts, bool wants_f
   scan.row_heads = parts.gates.heads;
   scan.weight_heads = parts.gates.heads;
   scan.reverse = false;
-  launch_gsa_scan(stream, parts.sizes, args.sequences.count(), scan);
+  set_segments(scan, parts);
+  launch_gsa_scan(stream, parts.sizes, scan);
 }
 
 GsaReadArgs read_args(const ForwardParts& parts) {
@@ -207,7 +224,8 @@ void run_gradient_scan(cudaStream_t stream, const ForwardParts& parts, const Gsa
   scan.row_heads = scan.heads;
   scan.weight_heads = scan.heads;
   scan.reverse = true;
-  launch_gsa_scan(stream, parts.sizes, parts.args.sequences.count(), scan);
+  set_segments(scan, parts);
+  launch_gsa_scan(stream, parts.sizes, scan);
 }
 
 void run_write(cudaStream_t stream, const ForwardParts& parts, const GsaBackward& args,
@@ -260,7 +278,7 @@ void gsa_chunked_forward(Stream& stream, const GsaForward& args, std::byte* work
   require(is_aligned(args.output),
           "GSA on CUDA takes an output whose rows begin at multiples of 16 bytes");
   const GsaForwardWorkspace layout(args);
-  const ForwardParts parts = take_apart(args, workspace, layout.gates, layout.saved);
+  const ForwardParts parts = take_apart(args, workspace, layout);
   run_gates(native(stream), parts);
   run_state_scan(native(stream), parts, true);
   run_forward_read(native(stream), parts, head_rows<bfloat16>(args.output), bool(args.saved));
@@ -275,7 +293,7 @@ void gsa_chunked_backward(Stream& stream, const GsaBackward& args, std::byte* wo
   require(are_aligned(args.grad_output, args.grad_q, args.grad_k, args.grad_v),
           "GSA on CUDA takes gradients whose rows begin at multiples of 16 bytes");
   const GsaBackwardWorkspace layout(args.forward);
-  const ForwardParts parts = take_apart(args.forward, workspace, layout.gates, layout.saved);
+  const ForwardParts parts = take_apart(args.forward, workspace, layout);
   run_gates(native(stream), parts);
   if (!args.forward.saved) {
     run_state_scan(native(stream), parts, false);

@@ -91,6 +91,9 @@ void launch_gsa_gates(cudaStream_t stream, const GsaSizes& sizes, const GsaGateA
 
 // scan.cu: states at every chunk's boundary, state [slots, dim] of a head along its sequence:
 //   state = Diag(e^{b_end}) state + weights^T rows,    chunk by chunk
+// Where sequences are cut into segments (GsaSegments), a first pass leaves what each segment adds
+// to a state, and by how much it lets one fade; in the second every segment starts from its own
+// state.
 struct GsaScanPart {
   HeadRows<const bfloat16> rows;
   const bfloat16* weights;  // [chunks, weight heads, gsa_chunk, slots]
@@ -113,9 +116,13 @@ struct GsaScanArgs {
   int row_heads;     // of `rows`
   int weight_heads;  // of `weights`
   bool reverse;      // from the last chunk to the first
+  int sequences;
+  int segment_chunks;     // that a segment has, of one sequence
+  int segments;           // at most so many, of all sequences; those of one are neighbours
+  float* segment_states;  // [segments, heads, slots, key_dim + value_dim]: what a segment adds
+  float* segment_decays;  // [segments, heads, slots]: what it leaves of a state
 };
-void launch_gsa_scan(cudaStream_t stream, const GsaSizes& sizes, int64_t sequences,
-                     const GsaScanArgs& args);
+void launch_gsa_scan(cudaStream_t stream, const GsaSizes& sizes, const GsaScanArgs& args);
 
 // read.cu: two read-outs of the states by chunk and query head, with the softmax or its gradient
 // between them.
@@ -187,9 +194,13 @@ void launch_with_memory(void (*kernel)(Args), dim3 grid, int threads, int memory
   check_launch(name);
 }
 
-// The slot input s = 1 - alpha.
+// The slot input s = 1 - alpha, to 3e-6 of its value: near zero a series, without the difference.
 __device__ inline float slot_input(float log_alpha) {
-  return -expm1f(log_alpha);
+  constexpr float small = -0.05F;
+  const float series =
+      -log_alpha *
+      (1.0F + log_alpha * (1.0F / 2 + log_alpha * (1.0F / 6 + log_alpha * (1.0F / 24))));
+  return log_alpha > small ? series : 1.0F - __expf(log_alpha);
 }
 
 // One chunk of the gate as a kernel's block sees it.
@@ -220,6 +231,42 @@ struct ChunkGate {
     return input(j, slot) * __expf(at(t, slot) - at(j, slot));
   }
 };
+
+// A part of a sequence: its tokens, where sequences are cut into parts of so many.
+struct SequencePart {
+  int sequence;  // -1: there is no such part
+  int index;     // of the part in its sequence
+  int begin;     // tokens of the sequence
+  int end;
+};
+
+// The part number `index` of all sequences, cut into parts of `tokens` and at least `least` each;
+// all lanes of a warp call it and get the same.
+__device__ inline SequencePart find_part(const int32_t* offsets, int sequences, int tokens,
+                                         int least, int index, int lane) {
+  int before = 0;
+  for (int base = 0; base < sequences; base += warp_size) {
+    const int sequence = base + lane;
+    const int begin = sequence < sequences ? offsets[sequence] : 0;
+    const int end = sequence < sequences ? offsets[sequence + 1] : 0;
+    const int parts = sequence < sequences ? max((end - begin + tokens - 1) / tokens, least) : 0;
+    int through = parts;
+#pragma unroll
+    for (int step = 1; step < warp_size; step *= 2) {
+      const int other = __shfl_up_sync(~0U, through, step);
+      through += lane >= step ? other : 0;
+    }
+    const int first = before + through - parts;
+    const unsigned found = __ballot_sync(~0U, index >= first && index < before + through);
+    if (found != 0) {
+      const int source = __ffs(static_cast<int>(found)) - 1;
+      return {base + source, index - __shfl_sync(~0U, first, source),
+              __shfl_sync(~0U, begin, source), __shfl_sync(~0U, end, source)};
+    }
+    before += __shfl_sync(~0U, through, warp_size - 1);
+  }
+  return {-1, 0, 0, 0};
+}
 
 // Chunks of the sequences before `sequence`; all lanes of a warp call it and get the sum.
 __device__ inline int chunks_before(const int32_t* offsets, int sequence, int lane) {

@@ -22,6 +22,7 @@ inline int64_t gsa_round_up(int64_t value) {
 
 // The sizes that a call has in the kernels' own layout.
 struct GsaSizes {
+  int64_t sequences;
   int64_t chunks;
   int64_t query_heads;
   int64_t heads;
@@ -31,7 +32,8 @@ struct GsaSizes {
   int64_t value_dim;    // padded
 
   explicit GsaSizes(const GsaForward& args)
-      : chunks(args.sequences.chunks()),
+      : sequences(args.sequences.count()),
+        chunks(args.sequences.chunks()),
         query_heads(args.query_heads()),
         heads(args.heads()),
         state_heads(args.initial_key_state || args.initial_value_state ? args.query_heads()
@@ -47,6 +49,37 @@ struct GsaSizes {
   // Elements of the states at the chunks' boundaries, [chunks, head_count, slots, dim].
   size_t states(int64_t head_count, int64_t dim) const {
     return size_t(chunks * head_count * slots * dim);
+  }
+};
+
+// Where a scan has too few heads and sequences to fill a GPU, it cuts sequences into segments of
+// equal numbers of chunks. A matter of shapes alone, so that results are too.
+struct GsaSegments {
+  static constexpr int64_t blocks_wanted = 512;  // of the scan: 4 on each of 128 multiprocessors
+  static constexpr int64_t least_chunks = 8;     // of a segment
+  static constexpr int64_t whole = int64_t{1} << 20;
+
+  int64_t chunks = whole;  // a segment
+  int64_t count;           // of all sequences, at most
+  size_t states = 0;       // elements of GsaScanArgs::segment_states
+  size_t decays = 0;       // of segment_decays
+
+  // Of a scan over the states of `heads` heads.
+  GsaSegments(const GsaSizes& sizes, int64_t heads) : count(sizes.sequences) {
+    const int64_t dims = sizes.key_dim + sizes.value_dim;
+    const int64_t blocks = sizes.sequences * heads * (dims / gsa_tile);
+    if (blocks == 0 || 2 * blocks > blocks_wanted) {
+      return;
+    }
+    const int64_t wanted = blocks_wanted / blocks * sizes.sequences;
+    const int64_t chunks_each = std::max((sizes.chunks + wanted - 1) / wanted, least_chunks);
+    if (sizes.chunks <= chunks_each * sizes.sequences) {
+      return;
+    }
+    chunks = chunks_each;
+    count += sizes.chunks / chunks;
+    states = size_t(count * heads * sizes.slots * dims);
+    decays = size_t(count * heads * sizes.slots);
   }
 };
 
@@ -83,21 +116,38 @@ struct GsaGateParts {
         end_key_gate(layout.add(sizes.by_slot(sizes.heads) * bfloat16_bytes)) {}
 };
 
+// What a scan by segments leaves between its passes; empty where it is not by segments.
+struct GsaSegmentParts {
+  size_t states;
+  size_t decays;
+
+  GsaSegmentParts(WorkspaceLayout& layout, const GsaSegments& segments)
+      : states(layout.add(segments.states * sizeof(float))),
+        decays(layout.add(segments.decays * sizeof(float))) {}
+};
+
 struct GsaForwardWorkspace {
   WorkspaceLayout layout;
   GsaGateParts gates;
+  GsaSegmentParts segments;
   size_t saved;  // GsaSaved, where the caller keeps nothing
   size_t bytes;
 
   explicit GsaForwardWorkspace(const GsaForward& args)
-      : gates(layout, GsaSizes(args)),
-        saved(layout.add(args.saved ? 0 : GsaSaved(GsaSizes(args)).bytes)),
+      : GsaForwardWorkspace(args, GsaSizes(args)) {}
+
+ private:
+  GsaForwardWorkspace(const GsaForward& args, const GsaSizes& sizes)
+      : gates(layout, sizes),
+        segments(layout, GsaSegments(sizes, sizes.state_heads)),
+        saved(layout.add(args.saved ? 0 : GsaSaved(sizes).bytes)),
         bytes(layout.end()) {}
 };
 
 struct GsaBackwardWorkspace {
   WorkspaceLayout layout;
   GsaGateParts gates;
+  GsaSegmentParts segments;    // of the scan in reverse, and of the forward one
   size_t saved;                // GsaSaved, computed again where the caller kept nothing
   size_t products;             // [chunks, H_q, gsa_chunk, slots] float32: p dp + u du
   size_t probabilities;        // the same shape, bfloat16: p
@@ -109,7 +159,8 @@ struct GsaBackwardWorkspace {
   size_t group_sums;  // [chunks, H, key_dim + value_dim, gsa_chunk] float32, of grouped heads only
   size_t bytes;
 
-  explicit GsaBackwardWorkspace(const GsaForward& args) : gates(layout, GsaSizes(args)) {
+  explicit GsaBackwardWorkspace(const GsaForward& args)
+      : gates(layout, GsaSizes(args)), segments(layout, larger_segments(GsaSizes(args))) {
     const GsaSizes sizes(args);
     const int64_t heads = sizes.query_heads;
     const size_t operand = sizes.by_slot(heads) * bfloat16_bytes;
@@ -126,6 +177,13 @@ struct GsaBackwardWorkspace {
                                           size_t(sizes.key_dim + sizes.value_dim) * sizeof(float)
                                     : 0);
     bytes = layout.end();
+  }
+
+ private:
+  static GsaSegments larger_segments(const GsaSizes& sizes) {
+    const GsaSegments forward(sizes, sizes.state_heads);
+    const GsaSegments reverse(sizes, sizes.query_heads);
+    return forward.states > reverse.states ? forward : reverse;
   }
 };
 

@@ -140,10 +140,10 @@ __device__ void store_gradient(const WriteBlock<slots>& block, const GsaWriteSid
                 block.place.length - block.row, side.gradient.dim - column, block.lane, change);
   };
   if (side.activates_written) {
-    const bfloat16* x = side.written.at(token, block.head) + column;
-    store([&](uint4 piece, int row, int at) {
-      return times_swish_slope(piece, x + row * side.written.stride + at);
-    });
+    SwishInputs x;
+    x.load(side.written.at(token, block.head) + column, side.written.stride,
+           block.place.length - block.row, side.written.dim - column, block.lane);
+    store([&](uint4 piece, int i) { return times_swish_slope(piece, x.pieces[i]); });
   } else {
     store(AsItIs{});
   }
