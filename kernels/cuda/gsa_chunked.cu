@@ -39,6 +39,17 @@ void require_supported(const GsaForward& args) {
           "GSA on CUDA takes q, k and v whose rows begin at multiples of 16 bytes");
 }
 
+GsaGateRows gate_rows(const GsaForward& args) {
+  GsaGateRows rows{};
+  if (args.projected()) {
+    rows.logits = head_rows<bfloat16>(args.gate_logits);
+    rows.inverse_normalizer = static_cast<float>(1 / args.gate_normalizer);
+  } else {
+    rows.log_alpha = head_rows<float>(args.log_alpha);
+  }
+  return rows;
+}
+
 // One forward call taken apart: sizes, where the gates and the kept things lie.
 struct ForwardParts {
   const GsaForward& args;
@@ -48,26 +59,31 @@ struct ForwardParts {
   bfloat16* value_states;
   float* scores;
   bfloat16* key_products;
+  float* segment_states;
+  float* segment_decays;
 };
 
-ForwardParts take_apart(const GsaForward& args, std::byte* workspace, const GsaGateParts& gates,
-                        size_t saved_offset) {
+// Of a forward or a backward workspace.
+template <typename Layout>
+ForwardParts take_apart(const GsaForward& args, std::byte* workspace, const Layout& layout) {
+  const GsaGateParts& gates = layout.gates;
   const GsaSizes sizes(args);
   const GsaSaved saved(sizes);
   require(!args.saved || args.saved.bytes() >= saved.bytes,
           "what GSA keeps for its backward pass needs gsa_chunked_saved_bytes of memory");
   std::byte* kept =
-      args.saved ? static_cast<std::byte*>(args.saved.data()) : workspace + saved_offset;
+      args.saved ? static_cast<std::byte*>(args.saved.data()) : workspace + layout.saved;
   return {args,
           sizes,
           {part<GsaChunk>(workspace, gates.chunks), part<float>(workspace, gates.decay),
            part<bfloat16>(workspace, gates.key_gate), part<bfloat16>(workspace, gates.end_key_gate),
-           head_rows<float>(args.log_alpha), static_cast<int>(sizes.heads),
-           static_cast<int>(args.slots())},
+           gate_rows(args), static_cast<int>(sizes.heads), static_cast<int>(args.slots())},
           part<bfloat16>(kept, saved.key_states),
           part<bfloat16>(kept, saved.value_states),
           part<float>(kept, saved.scores),
-          part<bfloat16>(kept, saved.key_products)};
+          part<bfloat16>(kept, saved.key_products),
+          part<float>(workspace, layout.segments.states),
+          part<float>(workspace, layout.segments.decays)};
 }
 
 void run_gates(cudaStream_t stream, const ForwardParts& parts) {
@@ -75,7 +91,7 @@ void run_gates(cudaStream_t stream, const ForwardParts& parts) {
   GsaGateArgs gates;
   gates.offsets = elements_of<int32_t>(args.sequences.offsets);
   gates.sequences = static_cast<int>(args.sequences.count());
-  gates.log_alpha = parts.gates.log_alpha;
+  gates.rows = parts.gates.rows;
   gates.heads = parts.gates.heads;
   gates.slots = parts.gates.slots;
   gates.chunks = const_cast<GsaChunk*>(parts.gates.chunks);
@@ -83,6 +99,16 @@ void run_gates(cudaStream_t stream, const ForwardParts& parts) {
   gates.key_gate = const_cast<bfloat16*>(parts.gates.key_gate);
   gates.end_key_gate = const_cast<bfloat16*>(parts.gates.end_key_gate);
   launch_gsa_gates(stream, parts.sizes, gates);
+}
+
+// How the scan over the states of `scan.heads` is cut, and where its passes meet.
+void set_segments(GsaScanArgs& scan, const ForwardParts& parts) {
+  const GsaSegments segments(parts.sizes, scan.heads);
+  scan.sequences = static_cast<int>(parts.sizes.sequences);
+  scan.segment_chunks = static_cast<int>(segments.chunks);
+  scan.segments = static_cast<int>(segments.count);
+  scan.segment_states = parts.segment_states;
+  scan.segment_decays = parts.segment_decays;
 }
 
 // States at the chunks' starts, and the final ones if wanted.
@@ -98,6 +124,7 @@ void run_state_scan(cudaStream_t stream, const ForwardParts& parts, bool wants_f
     scan.final = wants_final ? elements_of<float>(final) : nullptr;
     scan.padded_dim = static_cast<int>(padded_dim);
     scan.dim_major = dim_major;
+    scan.activate = args.projected();
     return scan;
   };
   GsaScanArgs scan;
@@ -114,12 +141,14 @@ void run_state_scan(cudaStream_t stream, const ForwardParts& parts, bool wants_f
   scan.row_heads = parts.gates.heads;
   scan.weight_heads = parts.gates.heads;
   scan.reverse = false;
-  launch_gsa_scan(stream, parts.sizes, args.sequences.count(), scan);
+  set_segments(scan, parts);
+  launch_gsa_scan(stream, parts.sizes, scan);
 }
 
 GsaReadArgs read_args(const ForwardParts& parts) {
   GsaReadArgs read{};
   read.gates = parts.gates;
+  read.projected = parts.args.projected();
   read.scale = static_cast<float>(parts.args.scale);
   read.scores = parts.scores;
   read.query_heads = static_cast<int>(parts.sizes.query_heads);
@@ -156,6 +185,7 @@ void run_backward_read(cudaStream_t stream, const ForwardParts& parts, const Gsa
   read.first = value_side(parts);
   read.second = key_side(parts);
   read.output = head_rows<bfloat16>(args.grad_q);
+  read.output_inputs = head_rows<bfloat16>(parts.args.q);
   read.probabilities = part<bfloat16>(workspace, layout.probabilities);
   read.score_gradients = part<bfloat16>(workspace, layout.score_gradients);
   read.gated_probabilities = part<bfloat16>(workspace, layout.gated_probabilities);
@@ -191,6 +221,8 @@ void run_walk(cudaStream_t stream, const ForwardParts& parts, const GsaBackward&
                    elements_of<float>(args.grad_final_value_state),
                    elements_of<float>(args.grad_initial_value_state),
                    static_cast<int>(parts.sizes.value_dim),
+                   false,
+                   parts.args.projected(),
                    false};
   walk.sides[1] = {head_rows<bfloat16>(parts.args.k),
                    head_rows<bfloat16>(parts.args.q),
@@ -201,13 +233,15 @@ void run_walk(cudaStream_t stream, const ForwardParts& parts, const GsaBackward&
                    elements_of<float>(args.grad_final_key_state),
                    elements_of<float>(args.grad_initial_key_state),
                    static_cast<int>(parts.sizes.key_dim),
-                   true};
+                   true,
+                   parts.args.projected(),
+                   parts.args.projected()};
   walk.query_heads = static_cast<int>(parts.sizes.query_heads);
   walk.state_heads = static_cast<int>(parts.sizes.state_heads);
   walk.written_products = part<float>(workspace, layout.written_products);
   walk.state_products = part<float>(workspace, layout.state_products);
-  walk.segment_states = part<float>(workspace, layout.segment_states);
-  walk.segment_decays = part<float>(workspace, layout.segment_decays);
+  walk.segment_states = part<float>(workspace, layout.walk_states);
+  walk.segment_decays = part<float>(workspace, layout.walk_decays);
   launch_gsa_walk(stream, parts.sizes, walk);
   if (sums_groups) {
     const int heads = static_cast<int>(parts.sizes.heads);
@@ -221,14 +255,18 @@ void run_walk(cudaStream_t stream, const ForwardParts& parts, const GsaBackward&
 
 void run_finish(cudaStream_t stream, const ForwardParts& parts, const GsaBackward& args,
                 std::byte* workspace, const GsaBackwardWorkspace& layout, const GsaWalkPlan& plan) {
-  GsaFinishArgs finish;
+  GsaFinishArgs finish{};
   finish.gates = parts.gates;
   finish.offsets = elements_of<int32_t>(parts.args.sequences.offsets);
   finish.own_gradients = part<float>(workspace, layout.own_gradients);
   finish.own_totals = part<float>(workspace, layout.own_totals);
   finish.written_products = part<float>(workspace, layout.written_products);
   finish.state_products = part<float>(workspace, layout.state_products);
-  finish.gradient = head_rows<float>(args.grad_log_alpha);
+  if (parts.args.projected()) {
+    finish.logit_gradient = head_rows<bfloat16>(args.grad_gate_logits);
+  } else {
+    finish.gradient = head_rows<float>(args.grad_log_alpha);
+  }
   finish.query_heads = static_cast<int>(parts.sizes.query_heads);
   finish.walk_heads = static_cast<int>(plan.heads);
   finish.slices = static_cast<int>(plan.slices);
@@ -247,7 +285,7 @@ void gsa_chunked_forward(Stream& stream, const GsaForward& args, std::byte* work
   require(is_aligned(args.output),
           "GSA on CUDA takes an output whose rows begin at multiples of 16 bytes");
   const GsaForwardWorkspace layout(args);
-  const ForwardParts parts = take_apart(args, workspace, layout.gates, layout.saved);
+  const ForwardParts parts = take_apart(args, workspace, layout);
   run_gates(native(stream), parts);
   run_state_scan(native(stream), parts, true);
   run_forward_read(native(stream), parts, head_rows<bfloat16>(args.output), bool(args.saved));
@@ -263,7 +301,7 @@ void gsa_chunked_backward(Stream& stream, const GsaBackward& args, std::byte* wo
           "GSA on CUDA takes gradients whose rows begin at multiples of 16 bytes");
   const GsaBackwardWorkspace layout(args);
   const GsaWalkPlan plan(args);
-  const ForwardParts parts = take_apart(args.forward, workspace, layout.gates, layout.saved);
+  const ForwardParts parts = take_apart(args.forward, workspace, layout);
   run_gates(native(stream), parts);
   if (!args.forward.saved) {
     run_state_scan(native(stream), parts, false);

@@ -9,18 +9,18 @@
 //     = e^{b_end} sum_d S G + sum_j w_j F_j
 //
 // The sum over tokens starts anew at anchors, the ends of every `anchor_chunks` chunks: rounding
-// does not pile up along a sequence. A block does the chunks up to one anchor, 32 slots of one
-// key/value head; a thread has a slot and 16 tokens. At B8 T2048 H4 M64: 512 blocks; 76 MB read, 17
-// MB written.
+// does not pile up along a sequence. A block does the chunks up to one anchor, 16 slots of one
+// key/value head; a thread has a slot and 8 tokens. At B8 T2048 H4 M64: 1,024 blocks; 76 MB read,
+// 17 MB written.
 #include "kernels/cuda/gsa_kernels.h"
 
 namespace gsa::kernels::cuda {
 namespace {
 
-constexpr int run_rows = 16;  // tokens a thread
+constexpr int run_rows = 8;  // tokens a thread
 constexpr int chunk_runs = chunk_rows / run_rows;
 constexpr int runs = chunk_runs * int(GsaWalkPlan::anchor_chunks);
-constexpr int block_slots = warp_size;
+constexpr int block_slots = 16;
 constexpr int finish_threads = runs * block_slots;
 constexpr int anchor_rows = chunk_rows * int(GsaWalkPlan::anchor_chunks);
 
@@ -43,7 +43,7 @@ struct FinishPlace {
 // Adds what `parts` tensors [gsa_chunk, slots] hold for the thread's tokens.
 __device__ __forceinline__ void add_rows(const FinishPlace& at, const float* source, int parts,
                                          float (&sums)[run_rows]) {
-#pragma unroll 1
+#pragma unroll 2
   for (int part = 0; part < parts; ++part) {
 #pragma unroll
     for (int i = 0; i < run_rows; ++i) {
@@ -53,33 +53,35 @@ __device__ __forceinline__ void add_rows(const FinishPlace& at, const float* sou
   }
 }
 
-// e^{b_end} sum_d S G at the end of an anchor.
-__device__ float state_sum(const GsaFinishArgs& args, const FinishPlace& at, int64_t anchor) {
-  const int parts = args.walk_heads / args.gates.heads * args.slices * int(GsaWalkPlan::warpgroups);
-  const int64_t gate = anchor * args.gates.heads + at.head;
-  const float* sums = args.state_products + gate * parts * at.slots + at.slot;
+// The sum over part `first`, first + runs, ... of `parts` tensors [slots]: a thread's share.
+__device__ __forceinline__ float share_of_parts(const float* source, int slots, int first,
+                                                int parts) {
   float sum = 0.0F;
-  for (int part = 0; part < parts; ++part) {
-    sum += sums[part * at.slots];
-  }
-  return __expf(args.gates.decay[(gate * chunk_rows + chunk_rows - 1) * at.slots + at.slot]) * sum;
-}
-
-// The sum over a chunk's own terms, of all query heads of the group.
-__device__ float own_total(const GsaFinishArgs& args, const FinishPlace& at, int64_t chunk) {
-  const int group = args.query_heads / args.gates.heads;
-  const float* totals =
-      args.own_totals + (chunk * args.query_heads + int64_t(at.head) * group) * at.slots + at.slot;
-  float sum = 0.0F;
-  for (int member = 0; member < group; ++member) {
-    sum += totals[member * at.slots];
+#pragma unroll 2
+  for (int part = first; part < parts; part += runs) {
+    sum += __ldg(source + part * slots);
   }
   return sum;
+}
+
+// The gradient of log alpha of the thread's i-th token, or in projected mode of its logit.
+__device__ void store_gradient(const GsaFinishArgs& args, const FinishPlace& at, int i,
+                               float gradient) {
+  if (args.gradient.data != nullptr) {
+    args.gradient.at(at.token + i, at.head)[at.slot] = gradient;
+    return;
+  }
+  const GsaGateRows& gate = args.gates.rows;
+  const float logit = to_float(gate.logits.at(at.token + i, at.head)[at.slot]);
+  args.logit_gradient.at(at.token + i, at.head)[at.slot] =
+      from_float<bfloat16>(gradient * sigmoid(-logit) * gate.inverse_normalizer);
 }
 
 __global__ void __launch_bounds__(finish_threads, 2)
     finish_kernel(const __grid_constant__ GsaFinishArgs args, int slots) {
   __shared__ float written_sums[runs][block_slots];
+  __shared__ float own_shares[runs][block_slots];    // of chunks' totals: a chunk's own runs
+  __shared__ float state_shares[runs][block_slots];  // of sum_d S G
   const int run = static_cast<int>(threadIdx.x) / block_slots;
   const int slot = static_cast<int>(threadIdx.x) % block_slots;
   const GsaChunk first = args.gates.chunks[blockIdx.x];
@@ -97,33 +99,53 @@ __global__ void __launch_bounds__(finish_threads, 2)
   at.row = run % chunk_runs * run_rows;
   at.rows = at.slot < args.gates.slots ? max(0, min(run_rows, end - at.token)) : 0;
 
-  const int group = args.query_heads / args.gates.heads;
-  const int parts = args.walk_heads / args.gates.heads * args.written_parts;
+  // What all threads wait for is loaded before any of it is used.
+  const int heads = args.gates.heads;
+  const int group = args.query_heads / heads;
+  const int parts = args.walk_heads / heads * args.written_parts;
+  const int64_t by_head = at.by_slot(heads, at.head);
+  float log_alpha[run_rows];
+  float w[run_rows];
+#pragma unroll
+  for (int i = 0; i < run_rows; ++i) {
+    log_alpha[i] = i < at.rows ? args.gates.rows.at(at.token + i, at.head, at.slot) : 0.0F;
+    w[i] = i < at.rows ? to_float(args.gates.end_key_gate[by_head + i * slots]) : 0.0F;
+  }
+  const int64_t anchor = (int64_t(blockIdx.x) + chunks - 1) * heads + at.head;
+  const int state_parts = args.walk_heads / heads * args.slices * int(GsaWalkPlan::warpgroups);
+  state_shares[run][slot] = share_of_parts(
+      args.state_products + anchor * state_parts * slots + at.slot, slots, run, state_parts);
+  const float anchor_end =
+      __ldg(args.gates.decay + (anchor * chunk_rows + chunk_rows - 1) * slots + at.slot);
+  float own_share = 0.0F;
+  if (run / chunk_runs < chunks) {
+    const float* totals = args.own_totals +
+                          (at.chunk * args.query_heads + int64_t(at.head) * group) * slots +
+                          at.slot;
+    for (int member = run % chunk_runs; member < group; member += chunk_runs) {
+      own_share += __ldg(totals + member * slots);
+    }
+  }
+  own_shares[run][slot] = own_share;
   float written[run_rows] = {};  // F
   float own[run_rows] = {};
-  add_rows(at,
-           args.written_products +
-               at.by_slot(int64_t(args.gates.heads) * parts, int64_t(at.head) * parts),
-           parts, written);
   add_rows(at, args.own_gradients + at.by_slot(args.query_heads, int64_t(at.head) * group), group,
            own);
-  const int64_t by_head = at.by_slot(args.gates.heads, at.head);
+  add_rows(at, args.written_products + at.by_slot(int64_t(heads) * parts, int64_t(at.head) * parts),
+           parts, written);
   const float* decay = args.gates.decay + by_head;
-  const float* log_alphas = args.gates.log_alpha.at(at.token, at.head) + at.slot;
   float sum = 0.0F;
 #pragma unroll
   for (int i = run_rows - 1; i >= 0; --i) {
     if (i < at.rows) {
-      const float w = to_float(args.gates.end_key_gate[by_head + i * slots]);
-      const float log_alpha = __ldg(log_alphas + i * args.gates.log_alpha.stride);
-      const float s = slot_input(log_alpha);
+      const float s = slot_input(log_alpha[i]);
       // w = s e^(b_end - b); an open gate writes nothing and leaves no quotient.
       const float fade =
           s > 0.0F
-              ? __fdividef(w, s)
+              ? __fdividef(w[i], s)
               : __expf(fminf(decay[(chunk_rows - 1 - at.row) * slots] - decay[i * slots], 0.0F));
-      sum += w * written[i];
-      own[i] -= sum + __expf(log_alpha) * fade * written[i];
+      sum += w[i] * written[i];
+      own[i] -= sum + __expf(log_alpha[i]) * fade * written[i];
     }
   }
   written_sums[run][slot] = sum;
@@ -131,23 +153,24 @@ __global__ void __launch_bounds__(finish_threads, 2)
   if (at.rows == 0) {
     return;
   }
-  const int chunk = run / chunk_runs;
-  float later = state_sum(args, at, int64_t(blockIdx.x) + chunks - 1);
+  float later = 0.0F;  // E, then what is between
+#pragma unroll
+  for (int i = 0; i < runs; ++i) {
+    later += state_shares[i][slot];
+  }
+  later *= __expf(anchor_end);
 #pragma unroll
   for (int i = 0; i < chunk_runs; ++i) {
     later += written_sums[(chunks - 1) * chunk_runs + i][slot];
   }
-  for (int i = chunks - 1; i > chunk; --i) {
-    later += own_total(args, at, int64_t(blockIdx.x) + i);
-  }
   for (int i = runs - 1; i > run; --i) {
     later -= written_sums[i][slot];
+    later += i / chunk_runs > run / chunk_runs ? own_shares[i][slot] : 0.0F;
   }
-  float* output = args.gradient.at(at.token, at.head) + at.slot;
 #pragma unroll
   for (int i = 0; i < run_rows; ++i) {
     if (i < at.rows) {
-      output[i * args.gradient.stride] = own[i] + later;
+      store_gradient(args, at, i, own[i] + later);
     }
   }
 }

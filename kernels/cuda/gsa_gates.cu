@@ -3,7 +3,7 @@
 // a reference (GsaGates).
 //
 // A block does one chunk and key/value head: a thread has a slot and 16 tokens in registers. Bytes
-// a token and slot: 4 read, 8 written; at B8 T2048 H4 M64 50 MB, 15 us at 3.3 TB/s.
+// a token and slot: 4 read (2 of logits), 8 written; at B8 T2048 H4 M64 50 MB, 15 us at 3.3 TB/s.
 #include "kernels/cuda/gsa_kernels.h"
 
 namespace gsa::kernels::cuda {
@@ -14,37 +14,11 @@ constexpr int runs = chunk_rows / run_rows;
 // Gates below this wipe a slot all the same; cut off there, so that b keeps its last places.
 constexpr float shut = -40.0F;
 
-// Which sequence the block's chunk belongs to; one warp.
+// Where the block's chunk lies; one warp.
 __device__ GsaChunk find_chunk(const int32_t* offsets, int sequences, int chunk, int lane) {
-  int before = 0;
-  for (int base = 0; base < sequences; base += warp_size) {
-    const int sequence = base + lane;
-    const int begin = sequence < sequences ? offsets[sequence] : 0;
-    const int end = sequence < sequences ? offsets[sequence + 1] : 0;
-    const int count = (end - begin + chunk_rows - 1) / chunk_rows;
-    int through = count;
-#pragma unroll
-    for (int step = 1; step < warp_size; step *= 2) {
-      const int other = __shfl_up_sync(~0U, through, step);
-      through += lane >= step ? other : 0;
-    }
-    const int first = before + through - count;
-    const bool here = chunk >= first && chunk < before + through;
-    const unsigned found = __ballot_sync(~0U, here);
-    if (found != 0) {
-      const int source = __ffs(static_cast<int>(found)) - 1;
-      const int index = chunk - first;
-      GsaChunk place{sequence, begin + index * chunk_rows,
-                     min(chunk_rows, end - begin - index * chunk_rows), index == 0 ? 1 : 0};
-      place.sequence = __shfl_sync(~0U, place.sequence, source);
-      place.begin = __shfl_sync(~0U, place.begin, source);
-      place.length = __shfl_sync(~0U, place.length, source);
-      place.first = __shfl_sync(~0U, place.first, source);
-      return place;
-    }
-    before += __shfl_sync(~0U, through, warp_size - 1);
-  }
-  return {0, 0, 0, 0};
+  const SequencePart part = find_part(offsets, sequences, chunk_rows, 0, chunk, lane);
+  const int first = part.begin + part.index * chunk_rows;
+  return {part.sequence, first, min(chunk_rows, part.end - first), part.index == 0 ? 1 : 0};
 }
 
 template <int slots>
@@ -67,14 +41,13 @@ __global__ void __launch_bounds__(slots* runs) gates_kernel(const GsaGateArgs ar
   }
   __syncthreads();
 
-  const float* log_alpha = args.log_alpha.at(place.begin, head);
   float value[run_rows];
   float sum = 0.0F;
 #pragma unroll
   for (int i = 0; i < run_rows; ++i) {
     const int row = run * run_rows + i;
     const bool exists = row < place.length && slot < args.slots;
-    value[i] = exists ? log_alpha[row * args.log_alpha.stride + slot] : 0.0F;
+    value[i] = exists ? args.rows.at(place.begin + row, head, slot) : 0.0F;
     sum += fmaxf(value[i], shut);
   }
   sums[run][slot] = sum;

@@ -4,6 +4,8 @@
 //   forward:   u = scale e^b acc, p = softmax(u), r = p
 //   backward:  dp = e^b acc,  du = p (dp - <p, dp>), r = scale du
 //   out = (r e^b) S_0' + tril((r e^b) G^T) X'   X', S_0' of the other side: O, or dQ
+//   projected: q, k and v are swish of the rows that come, applied where they land, and dQ is
+//   multiplied by its slope on the way out
 //
 // A block of four warps does one chunk and query head; a warp has 16 tokens and keeps everything
 // between the tiles in registers: the accumulators of one product are the left operand of the next.
@@ -78,6 +80,17 @@ struct ReadBlock {
     }
     commit_copies();
   }
+  // Once a tile has landed, before the barrier: swish of what this thread copied of q, k and v.
+  template <bool backward>
+  __device__ void activate(int tile) const {
+    if (!args.projected) {
+      return;
+    }
+    if (!backward && tile < first_tiles) {
+      swish_panel<chunk_rows, threads>(stage(tile), thread);
+    }
+    swish_panel<chunk_rows, threads>(stage(tile) + panel_bytes, thread);
+  }
 
  private:
   __device__ void fetch_rows(const HeadRows<const bfloat16>& rows, int of_head, int column,
@@ -94,55 +107,80 @@ struct ReadBlock {
   }
 };
 
+// Waits for a tile, and for the products of the one before it, whose place the next may then take.
+template <bool backward, int slots>
+__device__ void next_tile(const ReadBlock<slots>& block, int tile) {
+  wait_copies<stages - 2>();
+  block.template activate<backward>(tile);
+  publish_shared();
+  wait_products();
+  __syncthreads();
+  block.fetch(tile + stages - 1);
+}
+
 // a = Y X^T, acc = Y S_0^T, over the tiles of the first side.
-template <int slots>
-__device__ void read_first_side(const ReadBlock<slots>& block, const ReadStrip<slots>& strip,
-                                StripAccumulator& a, SlotAccumulator<slots>& acc) {
+template <bool backward, int slots>
+__device__ void read_first_side(const ReadBlock<slots>& block, StripAccumulator& a,
+                                SlotAccumulator<slots>& acc) {
   clear(a, panel_tiles);
   clear(acc, ReadTiles<slots>::tiles);
 #pragma unroll 1
   for (int tile = 0; tile < block.first_tiles; ++tile) {
-    wait_copies<stages - 2>();
-    __syncthreads();
-    block.fetch(tile + stages - 1);
+    next_tile<backward>(block, tile);
     const uint32_t stage = block.stage(tile);
+    begin_products();
+    warpgroup_panels<PanelRows::columns, PanelRows::columns>(a, stage, stage + panel_bytes);
 #pragma unroll
-    for (int step = 0; step < panel_steps; ++step) {
-      uint32_t y[4];
-      load_step(y, stage, strip.row, step, strip.lane);
-      multiply_step<PanelRows::columns>(a, y, stage + panel_bytes, step, strip.lane);
-#pragma unroll
-      for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-        multiply_step<PanelRows::columns>(acc + panel * panel_tiles, y,
-                                          stage + (2 + panel) * panel_bytes, step, strip.lane);
-      }
+    for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
+      warpgroup_panels<PanelRows::columns, PanelRows::columns>(acc + panel * panel_tiles, stage,
+                                                               stage + (2 + panel) * panel_bytes);
     }
+    commit_products();
   }
+  wait_products();
+  hold(a, panel_tiles);
+  hold(acc, ReadTiles<slots>::tiles);
 }
 
 // out = (r e^b) S_0' + weights X', tile by tile of the second side.
-template <int slots>
+template <bool backward, int slots>
 __device__ void write_output(const ReadBlock<slots>& block, const ReadStrip<slots>& strip,
-                             const SlotOperand<slots>& gated, const StripOperand& weights) {
+                             const SlotOperand<slots>& gated, const StripOperand& weights,
+                             unsigned char* scratch) {
   const HeadRows<bfloat16>& output = block.args.output;
+  const int token = block.place.begin + strip.row;
+  const int rows = block.place.length - strip.row;
 #pragma unroll 1
   for (int tile = block.first_tiles; tile < block.first_tiles + block.second_tiles; ++tile) {
-    wait_copies<stages - 2>();
-    __syncthreads();
-    block.fetch(tile + stages - 1);
+    next_tile<backward>(block, tile);
     const uint32_t stage = block.stage(tile);
+    const int column = (tile - block.first_tiles) * panel_columns;
+    SwishInputs inputs;
+    if (backward && block.args.projected) {
+      const HeadRows<const bfloat16>& x = block.args.output_inputs;
+      inputs.load(x.at(token, block.query_head) + column, x.stride, rows, x.dim - column,
+                  strip.lane);
+    }
     StripAccumulator out;
     clear(out, panel_tiles);
+    begin_products();
 #pragma unroll
     for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-      multiply_panel<PanelRows::depth>(out, gated[panel], stage + (2 + panel) * panel_bytes,
-                                       strip.lane);
+      warpgroup_panel<PanelRows::depth>(out, gated[panel], stage + (2 + panel) * panel_bytes);
     }
-    multiply_panel<PanelRows::depth>(out, weights, stage + panel_bytes, strip.lane);
-    const int column = (tile - block.first_tiles) * panel_columns;
-    store_strip(out, strip.scratch,
-                output.at(block.place.begin + strip.row, block.query_head) + column, output.stride,
-                block.place.length - strip.row, output.dim - column, strip.lane);
+    warpgroup_panel<PanelRows::depth>(out, weights, stage + panel_bytes);
+    commit_products();
+    wait_products();
+    hold(out, panel_tiles);
+    const auto store = [&](const auto& change) {
+      store_strip(out, scratch, output.at(token, block.query_head) + column, output.stride, rows,
+                  output.dim - column, strip.lane, change);
+    };
+    if (backward && block.args.projected) {
+      store([&](uint4 piece, int i) { return times_swish_slope(piece, inputs.pieces[i]); });
+    } else {
+      store(AsItIs{});
+    }
   }
 }
 
@@ -155,14 +193,13 @@ __device__ void make_gradients(const ReadBlock<slots>& block, const ReadStrip<sl
                                SlotOperand<slots>& gated) {
   using Tiles = ReadTiles<slots>;
   const GsaReadArgs& args = block.args;
-  // The last tile of the first side is done with once all warps are here.
-  __syncthreads();
   const OwnTiles<slots> own(memory, memory + (block.stage(block.first_tiles - 1) - block.shared));
   write_strip(own.value_products + strip.row * panel_row_bytes, weights, strip.lane);
   SlotAccumulator<slots> terms;
   turn_backward(strip, own, fade, acc, terms);
   store_rows(strip, own.probabilities, args.gated_probabilities);
   store_rows(strip, own.score_gradients, args.gated_gradients);
+  publish_shared();
   __syncthreads();
   unsigned char* gate[Tiles::panels];
 #pragma unroll
@@ -171,7 +208,7 @@ __device__ void make_gradients(const ReadBlock<slots>& block, const ReadStrip<sl
   }
   read_own_gradients(strip, own, gate, fade, acc, terms);
   sum_rows(strip, terms);
-  store_own_gradients(strip, memory + Tiles::scratch, acc, terms);
+  store_own_gradients(strip, memory + Tiles::backward_scratch, acc, terms);
   const uint32_t gate_panels = block.shared + Tiles::gate;
   read_weights(strip, gate_panels, own.probabilities, args.probabilities, weights);
   store_weights(strip, weights, args.value_weights);
@@ -185,11 +222,10 @@ __device__ void make_gradients(const ReadBlock<slots>& block, const ReadStrip<sl
                 strip.lane);
     }
   }
-  __syncthreads();  // the stage is free again
 }
 
 template <int slots, bool backward>
-__global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
+__global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks(backward))
     read_kernel(const __grid_constant__ GsaReadArgs args) {
   using Tiles = ReadTiles<slots>;
   extern __shared__ __align__(1024) unsigned char memory[];
@@ -209,14 +245,17 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
   const int64_t base =
       ((block.chunk * args.query_heads + block.query_head) * chunk_rows + warp * strip_rows) *
       slots;
-  const ReadStrip<slots> strip{gate,
-                               args,
-                               lane,
-                               warp * strip_rows,
-                               LanePlace(lane),
-                               any_steep,
-                               base,
-                               memory + Tiles::scratch + warp * Tiles::scratch_bytes};
+  // Between the sides: the last tile's place, free once all warps are through with it.
+  unsigned char* scratch = memory + (block.stage(block.first_tiles - 1) - block.shared);
+  const ReadStrip<slots> strip{
+      gate,
+      args,
+      lane,
+      warp * strip_rows,
+      LanePlace(lane),
+      any_steep,
+      base,
+      (backward ? memory + Tiles::backward_scratch : scratch) + warp * Tiles::scratch_bytes};
   if constexpr (backward) {
     prefetch_scores(strip);
   }
@@ -225,29 +264,34 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
   {
     StripAccumulator a;
     SlotAccumulator<slots> acc;
-    read_first_side(block, strip, a, acc);
+    read_first_side<backward>(block, a, acc);
+    __syncthreads();
     mask_later(strip, a);
     to_operand(weights, a);
+    begin_products();
 #pragma unroll
     for (int panel = 0; panel < Tiles::panels; ++panel) {
-      multiply_panel<PanelRows::depth>(acc + panel * panel_tiles, weights,
-                                       block.shared + Tiles::gate + panel * panel_bytes, lane);
+      warpgroup_panel<PanelRows::depth>(acc + panel * panel_tiles, weights,
+                                        block.shared + Tiles::gate + panel * panel_bytes);
     }
-    SlotAccumulator<slots> fade;
-    load_fade(strip, fade);
-    apply_gate(strip, weights, fade, acc);
+    commit_products();
+    wait_products();
+    hold(acc, Tiles::tiles);
+    apply_gate(strip, weights, acc);
     if constexpr (backward) {
+      SlotAccumulator<slots> fade;
+      load_fade(strip, fade);
       make_gradients(block, strip, memory, fade, weights, acc, gated);
     } else {
       if (args.key_products != nullptr) {
         store_weights(strip, weights, args.key_products);
       }
-      turn_forward(strip, fade, acc, gated);
+      turn_forward(strip, acc, gated);
       read_weights<slots>(strip, block.shared + Tiles::gate, gated, acc, a);
       to_operand(weights, a);
     }
   }
-  write_output(block, strip, gated, weights);
+  write_output<backward>(block, strip, gated, weights, memory + Tiles::gate + warp * strip_bytes);
   wait_copies<0>();
 }
 

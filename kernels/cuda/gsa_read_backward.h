@@ -45,6 +45,20 @@ __device__ uint32_t* pair_at(const ReadStrip<slots>& strip,
                                      strip.place.column * sizeof(bfloat16));
 }
 
+// e^b of the strip.
+template <int slots>
+__device__ void load_fade(const ReadStrip<slots>& strip, SlotAccumulator<slots>& fade) {
+#pragma unroll
+  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 b = strip.decay(tile, half);
+      fade[tile][2 * half] = __expf(b.x);
+      fade[tile][2 * half + 1] = __expf(b.y);
+    }
+  }
+}
+
 // From dp (`acc`) and the kept u: the operands p e^b and scale du e^b in shared memory, and
 // p dp + u du in `terms`. In chunks with steep slots p and scale du go to memory as well.
 template <int slots>
@@ -131,19 +145,23 @@ __device__ void store_rows(const ReadStrip<slots>& strip,
   }
 }
 
-// weights = tril(gated G^T) of the strip's rows of r e^b in `panels`, and of steep slots
-// + r[t, m] s_j e^{b_t - b_j} with the plain r in memory.
+// weights = tril(gated G^T) of r e^b in `panels`, and of steep slots + r[t, m] s_j e^{b_t - b_j}
+// with the plain r in memory.
 template <int slots>
 __device__ void read_weights(const ReadStrip<slots>& strip, uint32_t gate_panels,
                              unsigned char* const (&panels)[ReadTiles<slots>::panels],
                              const bfloat16* plain, StripOperand& weights) {
   StripAccumulator a;
   clear(a, panel_tiles);
+  begin_products();
 #pragma unroll
   for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-    multiply_panels<PanelRows::columns>(a, shared_address(panels[panel]), strip.row,
-                                        gate_panels + panel * panel_bytes, strip.lane);
+    warpgroup_panels<PanelRows::columns, PanelRows::columns>(a, shared_address(panels[panel]),
+                                                             gate_panels + panel * panel_bytes);
   }
+  commit_products();
+  wait_products();
+  hold(a, panel_tiles);
   mask_later(strip, a);
   if (strip.any_steep) {
     for (int i = strip.lane; i < strip_rows * slots; i += warp_size) {
@@ -191,21 +209,18 @@ __device__ void read_own_gradients(const ReadStrip<slots>& strip, const OwnTiles
                                    const SlotAccumulator<slots>& fade, SlotAccumulator<slots>& ds,
                                    SlotAccumulator<slots>& terms) {
   clear(ds, ReadTiles<slots>::tiles);
-#pragma unroll 1
-  for (int step = strip.row / 16; step < panel_steps; ++step) {  // later tokens read
-    uint32_t values[4];
-    uint32_t keys[4];
-    load_step_transposed(values, shared_address(own.value_products), strip.row, step, strip.lane);
-    load_step_transposed(keys, shared_address(own.key_products), strip.row, step, strip.lane);
+  begin_products();
 #pragma unroll
-    for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-      float(*to)[4] = ds + panel * panel_tiles;
-      multiply_step<PanelRows::depth>(to, values, shared_address(own.probabilities[panel]), step,
-                                      strip.lane);
-      multiply_step<PanelRows::depth>(to, keys, shared_address(own.score_gradients[panel]), step,
-                                      strip.lane);
-    }
+  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
+    float(*to)[4] = ds + panel * panel_tiles;
+    warpgroup_panels<PanelRows::depth, PanelRows::depth>(to, shared_address(own.value_products),
+                                                         shared_address(own.probabilities[panel]));
+    warpgroup_panels<PanelRows::depth, PanelRows::depth>(
+        to, shared_address(own.key_products), shared_address(own.score_gradients[panel]));
   }
+  commit_products();
+  wait_products();
+  hold(ds, ReadTiles<slots>::tiles);
 #pragma unroll
   for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
 #pragma unroll
@@ -302,7 +317,7 @@ __device__ void store_own_gradients(const ReadStrip<slots>& strip, unsigned char
       for (int i = 0; i < 2; ++i) {
         const int m = strip.slot(tile, i);
         if (row < strip.gate.length && m < strip.args.gates.slots) {
-          own[i] -= __expf(strip.gate.log_alpha[row * strip.gate.stride + m]) * ds[tile][at + i];
+          own[i] -= __expf(strip.gate.log_alpha(row, m)) * ds[tile][at + i];
         }
       }
       *reinterpret_cast<float2*>(strip.args.own_gradients + strip.index(tile, half)) =

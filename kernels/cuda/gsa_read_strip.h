@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/gsa_kernels.h"
+#include "kernels/cuda/wgmma.h"
 
 namespace gsa::kernels::cuda::read_chunks {
 
@@ -13,17 +14,24 @@ struct ReadTiles {
   static constexpr int panels = slots / panel_columns;
   static constexpr int state_bytes = panels * panel_bytes;
   static constexpr int stage_bytes = 2 * panel_bytes + state_bytes;
-  static constexpr int gate = 0;  // G
+  static constexpr int gate = 0;  // G; the warps' scratch for the output once G has been used
   static constexpr int ring = gate + panels * panel_bytes;
-  static constexpr int scratch = ring + stages * stage_bytes;
-  static constexpr int scratch_bytes = panels * strip_bytes;  // a warp
-  // Backward only (gsa_read_backward.h): tril(Q K^T), and a second panel of scale du e^b.
-  static constexpr int key_products = scratch + threads / warp_size * scratch_bytes;
-  static constexpr int forward_bytes = key_products;
+  static constexpr int forward_bytes = ring + stages * stage_bytes;
+  // Backward only (gsa_read_backward.h): tril(Q K^T), a second panel of scale du e^b, and scratch,
+  // as the last tile's place has another use.
+  static constexpr int key_products = forward_bytes;
   static constexpr int second_gradients = key_products + panel_bytes;
-  static constexpr int backward_bytes = second_gradients + (panels - 1) * panel_bytes;
+  static constexpr int backward_scratch = second_gradients + (panels - 1) * panel_bytes;
+  static constexpr int backward_bytes =
+      backward_scratch + threads / warp_size * panels * strip_bytes;
+  static constexpr int scratch_bytes = panels * strip_bytes;  // a warp, between the sides
+  static_assert(threads / warp_size * scratch_bytes <= stage_bytes);
+  static_assert(threads / warp_size * strip_bytes <= ring);
   static constexpr int tiles = panels * panel_tiles;  // accumulator tiles over the slots
-  static constexpr int resident_blocks = panels == 1 ? 3 : 2;
+  #ifndef READ_BLOCKS
+#define READ_BLOCKS 3
+#endif
+  static constexpr int resident_blocks(bool backward) { return panels == 2 ? 2 : backward ? READ_BLOCKS : 4; }
 };
 
 template <int slots>
@@ -33,7 +41,7 @@ using SlotOperand = StripOperand[ReadTiles<slots>::panels];
 
 // A lane's share of what steep slots add to a strip, element by element of an accumulator. In local
 // memory, filled by loops that are not unrolled: steep slots are rare, and the code around has no
-// registers to spare (nor, for that matter, any to save around calls).
+// registers to spare (nor any to save around calls).
 template <int tiles>
 struct SteepShare {
   float elements[tiles * 4];
@@ -135,29 +143,17 @@ __device__ __forceinline__ void fill_steep_weights(SteepShare<panel_tiles>& shar
   }
 }
 
-// e^b of the strip.
+// acc = e^b acc, and in steep slots + sum over j <= t of a[t, j] s_j e^{b_t - b_j}.
 template <int slots>
-__device__ void load_fade(const ReadStrip<slots>& strip, SlotAccumulator<slots>& fade) {
+__device__ void apply_gate(const ReadStrip<slots>& strip, const StripOperand& a,
+                           SlotAccumulator<slots>& acc) {
 #pragma unroll
   for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float2 b = strip.decay(tile, half);
-      fade[tile][2 * half] = __expf(b.x);
-      fade[tile][2 * half + 1] = __expf(b.y);
-    }
-  }
-}
-
-// acc = e^b acc, and in steep slots + sum over j <= t of a[t, j] s_j e^{b_t - b_j}.
-template <int slots>
-__device__ void apply_gate(const ReadStrip<slots>& strip, const StripOperand& a,
-                           const SlotAccumulator<slots>& fade, SlotAccumulator<slots>& acc) {
-#pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      acc[tile][i] *= fade[tile][i];
+      acc[tile][2 * half] *= __expf(b.x);
+      acc[tile][2 * half + 1] *= __expf(b.y);
     }
   }
   if (!strip.any_steep) {
@@ -189,11 +185,14 @@ __device__ void read_weights(const ReadStrip<slots>& strip, uint32_t gate_panels
                              const SlotOperand<slots>& gated, const SlotAccumulator<slots>& r,
                              StripAccumulator& a) {
   clear(a, panel_tiles);
+  begin_products();
 #pragma unroll
   for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-    multiply_panel<PanelRows::columns>(a, gated[panel], gate_panels + panel * panel_bytes,
-                                       strip.lane);
+    warpgroup_panel<PanelRows::columns>(a, gated[panel], gate_panels + panel * panel_bytes);
   }
+  commit_products();
+  wait_products();
+  hold(a, panel_tiles);
   mask_later(strip, a);
   if (!strip.any_steep) {
     return;
@@ -259,23 +258,23 @@ __device__ void softmax(const ReadStrip<slots>& strip, SlotAccumulator<slots>& u
 
 // r e^b as an operand.
 template <int slots>
-__device__ void gate_operand(const SlotAccumulator<slots>& fade, const SlotAccumulator<slots>& r,
+__device__ void gate_operand(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& r,
                              SlotOperand<slots>& gated) {
 #pragma unroll
   for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      const float2 b = strip.decay(tile, half);
       gated[tile / panel_tiles][tile % panel_tiles / 2][tile % 2 * 2 + half] =
-          pack_pair(r[tile][2 * half] * fade[tile][2 * half],
-                    r[tile][2 * half + 1] * fade[tile][2 * half + 1]);
+          pack_pair(r[tile][2 * half] * __expf(b.x), r[tile][2 * half + 1] * __expf(b.y));
     }
   }
 }
 
 // Forward: from e^b acc to u (kept) and the operand of p.
 template <int slots>
-__device__ void turn_forward(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& fade,
-                             SlotAccumulator<slots>& acc, SlotOperand<slots>& gated) {
+__device__ void turn_forward(const ReadStrip<slots>& strip, SlotAccumulator<slots>& acc,
+                             SlotOperand<slots>& gated) {
 #pragma unroll
   for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
 #pragma unroll
@@ -289,7 +288,7 @@ __device__ void turn_forward(const ReadStrip<slots>& strip, const SlotAccumulato
     }
   }
   softmax(strip, acc);
-  gate_operand<slots>(fade, acc, gated);
+  gate_operand(strip, acc, gated);
 }
 
 }  // namespace gsa::kernels::cuda::read_chunks

@@ -29,6 +29,11 @@ using namespace walk_chunks;
 
 constexpr int walkers_barrier = 1;
 
+// Bytes in a descriptor's address.
+__host__ __device__ constexpr uint64_t distance(int bytes) {
+  return uint64_t(bytes / 16);
+}
+
 // A warpgroup's part of a block, and of G.
 template <int slots, int columns>
 struct Walker {
@@ -55,7 +60,7 @@ struct Walker {
         side(walk.of.sides[at.side]),
         memory(memory),
         shared(shared_address(memory)),
-        group(static_cast<int>(threadIdx.x) / warpgroup_threads),
+        group(__shfl_sync(~0U, static_cast<int>(threadIdx.x) / warpgroup_threads, 0)),
         thread(static_cast<int>(threadIdx.x) % warpgroup_threads),
         lane(thread % warp_size),
         row(thread / warp_size * strip_rows),
@@ -219,7 +224,30 @@ __device__ __forceinline__ void round_gradient(
       write_strip(walker.strip(panel, half), rounded, walker.lane);
     }
   }
-  publish_to_products();
+  publish_shared();
+  walker.sync();
+}
+
+// Projected mode: swish of the warpgroup's part of the tiles that have landed.
+template <int slots, int columns>
+__device__ __forceinline__ void activate(const Walker<slots, columns>& walker, uint32_t stage,
+                                         bool is_first) {
+  using Tiles = WalkTiles<slots, columns>;
+  const bool written = walker.side.activates_written && is_first;
+  if (!written && !walker.side.activates_readers) {
+    return;
+  }
+#pragma unroll 1
+  for (int i = walker.thread; i < Tiles::panels * panel_bytes / piece_bytes;
+       i += warpgroup_threads) {
+    if (written) {
+      swish_piece(walker.rows_at(stage, Tiles::written) + i * piece_bytes);
+    }
+    if (walker.side.activates_readers) {
+      swish_piece(walker.rows_at(stage, Tiles::readers) + i * piece_bytes);
+    }
+  }
+  publish_shared();
   walker.sync();
 }
 
@@ -228,16 +256,17 @@ template <int slots, int columns>
 __device__ __forceinline__ void begin_written(const Walker<slots, columns>& walker, uint32_t stage,
                                               typename Walker<slots, columns>::Written& written) {
   using Tiles = WalkTiles<slots, columns>;
-  const uint32_t gradients =
-      walker.shared + Tiles::gradients + walker.group * (slots / groups * panel_row_bytes);
+  const uint64_t rows = panel_descriptor(stage + Tiles::written);
+  const uint64_t gradients = panel_descriptor(walker.shared + Tiles::gradients +
+                                              walker.group * (slots / groups * panel_row_bytes));
 #pragma unroll
   for (int panel = 0; panel < groups * Tiles::panels; ++panel) {
 #pragma unroll
     for (int step = 0; step < panel_steps; ++step) {
-      const uint32_t along = step * step_bytes<Major::outer>;
-      multiply_async<Major::outer, Major::outer>(
-          written, operand_at(stage + Tiles::written + panel * panel_bytes + along),
-          operand_at(gradients + panel * Tiles::gradient_panel + along), panel > 0 || step > 0);
+      const uint64_t along = step * step_distance<PanelRows::columns>;
+      warpgroup_product<PanelRows::columns, PanelRows::columns>(
+          written, rows + distance(panel * panel_bytes) + along,
+          gradients + distance(panel * Tiles::gradient_panel) + along, panel > 0 || step > 0);
     }
   }
   commit_products();
@@ -248,16 +277,15 @@ template <int slots, int columns>
 __device__ __forceinline__ void begin_later(const Walker<slots, columns>& walker, uint32_t stage,
                                             typename Walker<slots, columns>::Output& out) {
   using Tiles = WalkTiles<slots, columns>;
+  const uint64_t gate = panel_descriptor(stage + Tiles::end_key_gate);
+  const uint64_t gradients = panel_descriptor(walker.gradients(), Tiles::gradient_panel);
 #pragma unroll
   for (int panel = 0; panel < Tiles::slot_panels; ++panel) {
 #pragma unroll
     for (int step = 0; step < panel_steps; ++step) {
-      multiply_async<Major::outer, Major::depth>(
-          out,
-          operand_at(stage + Tiles::end_key_gate + panel * panel_bytes +
-                     step * step_bytes<Major::outer>),
-          operand_at(walker.gradients() + panel * panel_bytes + step * step_bytes<Major::depth>,
-                     Tiles::gradient_panel),
+      warpgroup_product<PanelRows::columns, PanelRows::depth>(
+          out, gate + distance(panel * panel_bytes) + step * step_distance<PanelRows::columns>,
+          gradients + distance(panel * panel_bytes) + step * step_distance<PanelRows::depth>,
           panel > 0 || step > 0);
     }
   }
@@ -268,12 +296,13 @@ template <int slots, int columns>
 __device__ __forceinline__ void begin_own(const Walker<slots, columns>& walker, uint32_t stage,
                                           typename Walker<slots, columns>::Output& out) {
   using Tiles = WalkTiles<slots, columns>;
+  const uint64_t weights = panel_descriptor(stage + Tiles::weights);
+  const uint64_t readers = panel_descriptor(walker.rows_at(stage, Tiles::readers));
 #pragma unroll
   for (int step = 0; step < panel_steps; ++step) {
-    const uint32_t down = step * step_bytes<Major::depth>;
-    multiply_async<Major::depth, Major::depth>(
-        out, operand_at(stage + Tiles::weights + down),
-        operand_at(walker.rows_at(stage, Tiles::readers) + down), true);
+    const uint64_t down = step * step_distance<PanelRows::depth>;
+    warpgroup_product<PanelRows::depth, PanelRows::depth>(out, weights + down, readers + down,
+                                                          true);
   }
   commit_products();
 }
@@ -284,14 +313,15 @@ __device__ __forceinline__ void begin_gradient(
     const Walker<slots, columns>& walker, uint32_t stage,
     typename Walker<slots, columns>::Gradient& gradient) {
   using Tiles = WalkTiles<slots, columns>;
+  const uint64_t operands = panel_descriptor(stage + Tiles::operands);
+  const uint64_t readers = panel_descriptor(walker.rows_at(stage, Tiles::readers));
 #pragma unroll
   for (int half = 0; half < Tiles::slot_panels; ++half) {
 #pragma unroll
     for (int step = 0; step < panel_steps; ++step) {
-      const uint32_t down = step * step_bytes<Major::depth>;
-      multiply_async<Major::depth, Major::depth>(
-          gradient[half], operand_at(stage + Tiles::operands + half * panel_bytes + down),
-          operand_at(walker.rows_at(stage, Tiles::readers) + down), true);
+      const uint64_t down = step * step_distance<PanelRows::depth>;
+      warpgroup_product<PanelRows::depth, PanelRows::depth>(
+          gradient[half], operands + distance(half * panel_bytes) + down, readers + down, true);
     }
   }
   commit_products();
@@ -299,54 +329,61 @@ __device__ __forceinline__ void begin_gradient(
 
 // The warpgroup's part of sum_d S G at a chunk's end, of the state that the chunk began with.
 template <int slots, int columns>
-__device__ __forceinline__ void sum_states(const Walker<slots, columns>& walker, int chunk) {
+struct StateSums {
   using Tiles = WalkTiles<slots, columns>;
-  constexpr int pieces = columns / piece_columns;
-  constexpr int rows_at_once = warpgroup_threads / pieces;
-  constexpr int rows = slots / rows_at_once;
-  const GsaWalkArgs& of = walker.args.of;
-  const int piece = walker.thread % pieces;
-  const int first = walker.thread / pieces;
-  const int column = walker.column + piece * piece_columns;
-  const bfloat16* states =
-      walker.side.states +
-      ((walker.chunk_index(chunk) * of.state_heads + walker.place.state_head) * slots + first) *
-          walker.side.padded_dim +
-      column;
-  uint4 state[rows];
+  static constexpr int pieces = columns / piece_columns;
+  static constexpr int rows_at_once = warpgroup_threads / pieces;
+  static constexpr int rows = slots / rows_at_once;
+  uint4 states[rows];
+
+  // Begins loading, well before the sums are wanted.
+  __device__ __forceinline__ void load(const Walker<slots, columns>& walker, int chunk) {
+    const int piece = walker.thread % pieces;
+    const int first = walker.thread / pieces;
+    const int column = walker.column + piece * piece_columns;
+    const int64_t state =
+        walker.chunk_index(chunk) * walker.args.of.state_heads + walker.place.state_head;
+    const bfloat16* source =
+        walker.side.states + (state * slots + first) * walker.side.padded_dim + column;
 #pragma unroll
-  for (int i = 0; i < rows; ++i) {
-    state[i] = column < walker.side.padded_dim
-                   ? *reinterpret_cast<const uint4*>(states + int64_t(i * rows_at_once) *
-                                                                  walker.side.padded_dim)
-                   : uint4{};
-  }
-  float* sums =
-      of.state_products + (walker.slice_index(chunk) * groups + walker.group) * slots + first;
-#pragma unroll
-  for (int i = 0; i < rows; ++i) {
-    const uint4 gradient =
-        *reinterpret_cast<const uint4*>(walker.memory + (walker.gradients() - walker.shared) +
-                                        piece / row_pieces * Tiles::gradient_panel +
-                                        panel_offset(first + i * rows_at_once, piece % row_pieces));
-    const uint32_t s[4] = {state[i].x, state[i].y, state[i].z, state[i].w};
-    const uint32_t g[4] = {gradient.x, gradient.y, gradient.z, gradient.w};
-    float sum = 0.0F;
-#pragma unroll
-    for (int pair = 0; pair < 4; ++pair) {
-      const float2 a = unpack_pair(s[pair]);
-      const float2 b = unpack_pair(g[pair]);
-      sum += a.x * b.x + a.y * b.y;
-    }
-#pragma unroll
-    for (int step = 1; step < pieces; step *= 2) {
-      sum += __shfl_xor_sync(~0U, sum, step);
-    }
-    if (piece == 0) {
-      sums[i * rows_at_once] = sum;
+    for (int i = 0; i < rows; ++i) {
+      states[i] = column < walker.side.padded_dim
+                      ? __ldg(reinterpret_cast<const uint4*>(source + int64_t(i * rows_at_once) *
+                                                                          walker.side.padded_dim))
+                      : uint4{};
     }
   }
-}
+
+  __device__ __forceinline__ void store(const Walker<slots, columns>& walker, int chunk) const {
+    const int piece = walker.thread % pieces;
+    const int first = walker.thread / pieces;
+    const unsigned char* gradients = walker.memory + (walker.gradients() - walker.shared) +
+                                     piece / row_pieces * Tiles::gradient_panel;
+    float* sums = walker.args.of.state_products +
+                  (walker.slice_index(chunk) * groups + walker.group) * slots + first;
+#pragma unroll
+    for (int i = 0; i < rows; ++i) {
+      const uint4 gradient = *reinterpret_cast<const uint4*>(
+          gradients + panel_offset(first + i * rows_at_once, piece % row_pieces));
+      const uint32_t s[4] = {states[i].x, states[i].y, states[i].z, states[i].w};
+      const uint32_t g[4] = {gradient.x, gradient.y, gradient.z, gradient.w};
+      float sum = 0.0F;
+#pragma unroll
+      for (int pair = 0; pair < 4; ++pair) {
+        const float2 a = unpack_pair(s[pair]);
+        const float2 b = unpack_pair(g[pair]);
+        sum += a.x * b.x + a.y * b.y;
+      }
+#pragma unroll
+      for (int step = 1; step < pieces; step *= 2) {
+        sum += __shfl_xor_sync(~0U, sum, step);
+      }
+      if (piece == 0) {
+        sums[i * rows_at_once] = sum;
+      }
+    }
+  }
+};
 
 // X G^T is added up over the two blocks of a cluster: each hands over half of its tiles, and
 // stores the sum of the other half a chunk later, when the other block's part is there. As a block
@@ -422,7 +459,7 @@ struct WrittenExchange {
     if (walker.thread == 0) {
       arrive_expecting(barrier(chunk), Tiles::handed_bytes);
     }
-    wait_cluster_barrier(barrier(chunk), turn(chunk) / 2 % 2);
+    wait_barrier(barrier(chunk), turn(chunk) / 2 % 2);
     const float4* handed =
         reinterpret_cast<const float4*>(walker.memory + (buffer(chunk) - walker.shared));
 #pragma unroll
@@ -448,9 +485,21 @@ __device__ __forceinline__ void store_output(const Walker<slots, columns>& walke
 #pragma unroll
   for (int panel = 0; panel < columns / panel_columns; ++panel) {
     const int column = walker.column + panel * panel_columns;
-    store_strip(out + panel * panel_tiles, walker.strip(panel, 0),
-                gradient.at(walker.place.begin + first, walker.place.head) + column,
-                gradient.stride, walker.place.length - first, gradient.dim - column, walker.lane);
+    const auto store = [&](const auto& change) {
+      store_strip(out + panel * panel_tiles, walker.strip(panel, 0),
+                  gradient.at(walker.place.begin + first, walker.place.head) + column,
+                  gradient.stride, walker.place.length - first, gradient.dim - column, walker.lane,
+                  change);
+    };
+    if (walker.side.activates_written) {
+      const HeadRows<const bfloat16>& x = walker.side.written;
+      SwishInputs inputs;
+      inputs.load(x.at(walker.place.begin + first, walker.place.gate_head) + column, x.stride,
+                  walker.place.length - first, x.dim - column, walker.lane);
+      store([&](uint4 piece, int i) { return times_swish_slope(piece, inputs.pieces[i]); });
+    } else {
+      store(AsItIs{});
+    }
   }
 }
 
@@ -504,6 +553,11 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
       fade[i / 2][i % 2] *= fades.before[i / 2][i % 2] * fades.after[i / 2][i % 2];
     }
     typename Walks::Output out;
+    StateSums<slots, columns> state_sums;
+    const bool is_anchor = !only_sums && place.is_anchor(chunk);
+    if (is_anchor) {
+      state_sums.load(walker, chunk);
+    }
     if constexpr (!only_sums) {
       round_gradient(walker, gradient);
     }
@@ -512,7 +566,8 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
     for (int member = 0; member < place.group; ++member) {
       const uint32_t base = walker.shared + uint32_t(stage * Tiles::stage_bytes);
       wait_barrier(walker.shared + uint32_t(Tiles::full + stage * 8), phase);
-      order_accumulators();
+      activate(walker, base, !only_sums && member == 0);
+      begin_products();
       if constexpr (only_sums) {
         begin_gradient(walker, base, gradient);
       } else if (member == 0) {
@@ -521,16 +576,21 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
         begin_later(walker, base, out);
         begin_own(walker, base, out);
         begin_gradient(walker, base, gradient);
-        if (place.is_anchor(chunk)) {
-          sum_states(walker, chunk);
+        if (is_anchor) {
+          state_sums.store(walker, chunk);
         }
         wait_products<2>();
+        hold(written, Tiles::written_tiles);
         exchange.hand(chunk, written);
       } else {
         begin_own(walker, base, out);
         begin_gradient(walker, base, gradient);
       }
       wait_products<0>();
+#pragma unroll
+      for (int half = 0; half < Tiles::slot_panels; ++half) {
+        hold(gradient[half], Tiles::tiles);
+      }
       if (walker.lane == 0) {
         arrive(walker.shared + uint32_t(Tiles::empty + stage * 8));
       }
@@ -538,6 +598,7 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
       phase ^= stage == 0 ? 1 : 0;
     }
     if constexpr (!only_sums) {
+      hold(out, Tiles::tiles);
       walker.sync();
       store_output(walker, chunk, out);
     }

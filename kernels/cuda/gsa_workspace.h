@@ -25,6 +25,7 @@ inline int64_t gsa_round_up(int64_t value) {
 
 // The sizes that a call has in the kernels' own layout.
 struct GsaSizes {
+  int64_t sequences;
   int64_t chunks;
   int64_t query_heads;
   int64_t heads;
@@ -34,7 +35,8 @@ struct GsaSizes {
   int64_t value_dim;    // padded
 
   explicit GsaSizes(const GsaForward& args)
-      : chunks(args.sequences.chunks()),
+      : sequences(args.sequences.count()),
+        chunks(args.sequences.chunks()),
         query_heads(args.query_heads()),
         heads(args.heads()),
         state_heads(args.initial_key_state || args.initial_value_state ? args.query_heads()
@@ -54,6 +56,37 @@ struct GsaSizes {
   // Elements of the states at the chunks' boundaries, [chunks, head_count, slots, dim].
   size_t states(int64_t head_count, int64_t dim) const {
     return size_t(chunks * head_count * slots * dim);
+  }
+};
+
+// Where a scan has too few heads and sequences to fill a GPU, it cuts sequences into segments of
+// equal numbers of chunks. A matter of shapes alone, so that results are too.
+struct GsaSegments {
+  static constexpr int64_t blocks_wanted = 512;  // of the scan: 4 on each of 128 multiprocessors
+  static constexpr int64_t least_chunks = 8;     // of a segment
+  static constexpr int64_t whole = int64_t{1} << 20;
+
+  int64_t chunks = whole;  // a segment
+  int64_t count;           // of all sequences, at most
+  size_t states = 0;       // elements of GsaScanArgs::segment_states
+  size_t decays = 0;       // of segment_decays
+
+  // Of a scan over the states of `heads` heads.
+  GsaSegments(const GsaSizes& sizes, int64_t heads) : count(sizes.sequences) {
+    const int64_t dims = sizes.key_dim + sizes.value_dim;
+    const int64_t blocks = sizes.sequences * heads * (dims / gsa_tile);
+    if (blocks == 0 || 2 * blocks > blocks_wanted) {
+      return;
+    }
+    const int64_t wanted = blocks_wanted / blocks * sizes.sequences;
+    const int64_t chunks_each = std::max((sizes.chunks + wanted - 1) / wanted, least_chunks);
+    if (sizes.chunks <= chunks_each * sizes.sequences) {
+      return;
+    }
+    chunks = chunks_each;
+    count += sizes.chunks / chunks;
+    states = size_t(count * heads * sizes.slots * dims);
+    decays = size_t(count * heads * sizes.slots);
   }
 };
 
@@ -92,15 +125,31 @@ struct GsaGateParts {
         end_key_gate(layout.add(sizes.by_slot(sizes.heads) * bfloat16_bytes)) {}
 };
 
+// What a scan by segments leaves between its passes; empty where it is not by segments.
+struct GsaSegmentParts {
+  size_t states;
+  size_t decays;
+
+  GsaSegmentParts(WorkspaceLayout& layout, const GsaSegments& segments)
+      : states(layout.add(segments.states * sizeof(float))),
+        decays(layout.add(segments.decays * sizeof(float))) {}
+};
+
 struct GsaForwardWorkspace {
   WorkspaceLayout layout;
   GsaGateParts gates;
+  GsaSegmentParts segments;
   size_t saved;  // GsaSaved, where the caller keeps nothing
   size_t bytes;
 
   explicit GsaForwardWorkspace(const GsaForward& args)
-      : gates(layout, GsaSizes(args)),
-        saved(layout.add(args.saved ? 0 : GsaSaved(GsaSizes(args)).bytes)),
+      : GsaForwardWorkspace(args, GsaSizes(args)) {}
+
+ private:
+  GsaForwardWorkspace(const GsaForward& args, const GsaSizes& sizes)
+      : gates(layout, sizes),
+        segments(layout, GsaSegments(sizes, sizes.state_heads)),
+        saved(layout.add(args.saved ? 0 : GsaSaved(sizes).bytes)),
         bytes(layout.end()) {}
 };
 
@@ -157,12 +206,13 @@ struct GsaWalkPlan {
 struct GsaBackwardWorkspace {
   WorkspaceLayout layout;
   GsaGateParts gates;
-  size_t saved;            // GsaSaved, computed again where the caller kept nothing
-  size_t own_gradients;    // [chunks, H_q, gsa_chunk, slots] float32: of the gate, as far as the
-                           //   chunk's own tokens go
-  size_t own_totals;       // [chunks, H_q, slots] float32: p dp + u du - s ds of them, summed
-  size_t probabilities;    // [chunks, H_q, gsa_chunk, slots], bfloat16, of steep chunks: p
-  size_t score_gradients;  // p's gradient through the softmax, scale du
+  GsaSegmentParts segments;  // of the scan
+  size_t saved;              // GsaSaved, computed again where the caller kept nothing
+  size_t own_gradients;      // [chunks, H_q, gsa_chunk, slots] float32: of the gate, as far as the
+                             //   chunk's own tokens go
+  size_t own_totals;         // [chunks, H_q, slots] float32: p dp + u du - s ds of them, summed
+  size_t probabilities;      // [chunks, H_q, gsa_chunk, slots], bfloat16, of steep chunks: p
+  size_t score_gradients;    // p's gradient through the softmax, scale du
   size_t gated_probabilities;  // the same of all chunks: p e^b
   size_t gated_gradients;      // scale du e^b
   size_t value_weights;        // [chunks, H_q, gsa_chunk, gsa_chunk] bfloat16: tril((p e^b) g^T)
@@ -170,14 +220,18 @@ struct GsaBackwardWorkspace {
   // Of the walk, by walking head and slice:
   size_t written_products;  // [chunks, heads, parts, gsa_chunk, slots] float32: X G^T
   size_t state_products;    // [chunks, heads, slices, warpgroups, slots] float32: sum_d S G
-  size_t segment_states;    // [S, segments, heads, slices] states in float32, by thread
-  size_t segment_decays;
+  size_t walk_states;       // [S, segments, heads, slices] states in float32, by thread
+  size_t walk_decays;
   size_t key_gradients;  // [N, heads, K] bfloat16: dk by query head, where those walk
   size_t value_gradients;
   size_t bytes;
 
-  explicit GsaBackwardWorkspace(const GsaBackward& args) : gates(layout, GsaSizes(args.forward)) {
-    const GsaSizes sizes(args.forward);
+  explicit GsaBackwardWorkspace(const GsaBackward& args)
+      : GsaBackwardWorkspace(args, GsaSizes(args.forward)) {}
+
+ private:
+  GsaBackwardWorkspace(const GsaBackward& args, const GsaSizes& sizes)
+      : gates(layout, sizes), segments(layout, GsaSegments(sizes, sizes.state_heads)) {
     const GsaWalkPlan plan(args);
     const int64_t heads = sizes.query_heads;
     const size_t operand = sizes.by_slot(heads) * bfloat16_bytes;
@@ -198,8 +252,8 @@ struct GsaBackwardWorkspace {
     const int64_t blocks =
         plan.segments > 1 ? args.forward.sequences.count() * plan.segments * slices : 0;
     const int64_t columns = GsaWalkPlan::warpgroups * plan.columns;
-    segment_states = layout.add(size_t(blocks * columns * sizes.slots) * sizeof(float));
-    segment_decays =
+    walk_states = layout.add(size_t(blocks * columns * sizes.slots) * sizeof(float));
+    walk_decays =
         layout.add(size_t(blocks * GsaWalkPlan::warpgroups * 4 * sizes.slots) * sizeof(float));
     const bool sums = plan.sums_groups(sizes);
     const size_t rows = sums ? size_t(args.forward.q.dim(0) * plan.heads) : 0;

@@ -4,6 +4,7 @@
 
 #include "kernels/backends.h"
 #include "kernels/cuda/gsa_workspace.h"
+#include "kernels/gsa_projected.h"
 
 namespace gsa::kernels::cuda {
 namespace {
@@ -40,10 +41,10 @@ size_t gsa_chunked_backward_workspace(const GsaBackward& args) {
                                              : gsa_recurrent_backward_workspace(args);
 }
 size_t gsa_recurrent_forward_workspace(const GsaForward& args) {
-  return GsaRecurrentWorkspace(args).bytes;
+  return GsaRecurrentWorkspace(args).bytes + projected_workspace(args);
 }
 size_t gsa_recurrent_backward_workspace(const GsaBackward& args) {
-  return GsaRecurrentBackwardWorkspace(args.forward).bytes;
+  return GsaRecurrentBackwardWorkspace(args.forward).bytes + projected_workspace(args);
 }
 size_t sum_losses_workspace(const SumLosses& /*args*/) {
   return 0;
