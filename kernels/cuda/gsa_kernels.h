@@ -86,6 +86,13 @@ struct GsaGateArgs {
   float* decay;
   bfloat16* key_gate;
   bfloat16* end_key_gate;
+  // What the forward kernel counts with, cleared here, and its order: all segments' first chunks,
+  // then their second ones, ... Or null.
+  int* next;
+  int* stored;
+  int* order;
+  int state_heads;
+  int segment_chunks;
 };
 void launch_gsa_gates(cudaStream_t stream, const GsaSizes& sizes, const GsaGateArgs& args);
 
@@ -123,6 +130,8 @@ struct GsaScanArgs {
   float* segment_decays;  // [segments, heads, slots]: what it leaves of a state
 };
 void launch_gsa_scan(cudaStream_t stream, const GsaSizes& sizes, const GsaScanArgs& args);
+// The first pass by segments alone, if the scan is by segments.
+void launch_gsa_segments(cudaStream_t stream, const GsaSizes& sizes, const GsaScanArgs& args);
 
 // read.cu: two read-outs of the states by chunk and query head, with the softmax or its gradient
 // between them.
@@ -141,6 +150,7 @@ struct GsaReadArgs {
   bool projected;                    // q, k, v are swish of the rows given
   HeadRows<bfloat16> output;         // null: only the scores are wanted
   float* scores;                     // u: written forward (unless null), read backward
+  bfloat16* key_products;            // tril(q k^T), written forward unless null
   float scale;
   int query_heads;
   int state_heads;
@@ -156,6 +166,15 @@ struct GsaReadArgs {
 };
 void launch_gsa_read(cudaStream_t stream, const GsaSizes& sizes, const GsaReadArgs& args,
                      bool backward);
+
+// forward.cu: scan and read-out as one. Counters and order are made by the gates (GsaGateArgs).
+struct GsaFlow {
+  int* next;         // counts the blocks that have begun
+  int* stored;       // [chunks, state heads]: blocks of the scan that have stored the chunk's state
+  const int* order;  // [chunks]: in which order chunks are read
+};
+void launch_gsa_forward(cudaStream_t stream, const GsaSizes& sizes, const GsaScanArgs& scan,
+                        const GsaReadArgs& read, const GsaFlow& flow);
 
 // write.cu: the gradients of what was written into the slots, by chunk and key/value head, summed
 // over the query heads of the group: dk, dv and the gate's.

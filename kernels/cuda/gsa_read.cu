@@ -100,76 +100,64 @@ struct ReadBlock {
   }
 };
 
-// Waits for a tile, and for the products of the one before it, whose place the next may then take.
-template <bool backward, int slots>
-__device__ void next_tile(const ReadBlock<slots>& block, int tile) {
-  wait_copies<stages - 2>();
-  block.template activate<backward>(tile);
-  publish_shared();
-  wait_products();
-  __syncthreads();
-  block.fetch(tile + stages - 1);
-}
-
 // a = Y X^T, acc = Y S_0^T, over the tiles of the first side.
 template <bool backward, int slots>
-__device__ void read_first_side(const ReadBlock<slots>& block, StripAccumulator& a,
-                                SlotAccumulator<slots>& acc) {
+__device__ void read_first_side(const ReadBlock<slots>& block, const ReadStrip<slots>& strip,
+                                StripAccumulator& a, SlotAccumulator<slots>& acc) {
   clear(a, panel_tiles);
   clear(acc, ReadTiles<slots>::tiles);
 #pragma unroll 1
   for (int tile = 0; tile < block.first_tiles; ++tile) {
-    next_tile<backward>(block, tile);
+    wait_copies<stages - 2>();
+    block.template activate<backward>(tile);
+    __syncthreads();
+    block.fetch(tile + stages - 1);
     const uint32_t stage = block.stage(tile);
-    begin_products();
-    warpgroup_panels<PanelRows::columns, PanelRows::columns>(a, stage, stage + panel_bytes);
 #pragma unroll
-    for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-      warpgroup_panels<PanelRows::columns, PanelRows::columns>(acc + panel * panel_tiles, stage,
-                                                               stage + (2 + panel) * panel_bytes);
+    for (int step = 0; step < panel_steps; ++step) {
+      uint32_t y[4];
+      load_step(y, stage, strip.row, step, strip.lane);
+      multiply_step<PanelRows::columns>(a, y, stage + panel_bytes, step, strip.lane);
+#pragma unroll
+      for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
+        multiply_step<PanelRows::columns>(acc + panel * panel_tiles, y,
+                                          stage + (2 + panel) * panel_bytes, step, strip.lane);
+      }
     }
-    commit_products();
   }
-  wait_products();
-  hold(a, panel_tiles);
-  hold(acc, ReadTiles<slots>::tiles);
 }
 
 // out = (r e^b) S_0' + weights X', tile by tile of the second side.
 template <bool backward, int slots>
 __device__ void write_output(const ReadBlock<slots>& block, const ReadStrip<slots>& strip,
-                             const SlotOperand<slots>& gated, const StripOperand& weights,
-                             unsigned char* scratch) {
+                             const SlotOperand<slots>& gated, const StripOperand& weights) {
   const HeadRows<bfloat16>& output = block.args.output;
-  const int token = block.place.begin + strip.row;
-  const int rows = block.place.length - strip.row;
 #pragma unroll 1
   for (int tile = block.first_tiles; tile < block.first_tiles + block.second_tiles; ++tile) {
-    next_tile<backward>(block, tile);
+    wait_copies<stages - 2>();
+    block.template activate<backward>(tile);
+    __syncthreads();
+    block.fetch(tile + stages - 1);
     const uint32_t stage = block.stage(tile);
-    const int column = (tile - block.first_tiles) * panel_columns;
-    SwishInputs inputs;
-    if (backward && block.args.projected) {
-      const HeadRows<const bfloat16>& x = block.args.output_inputs;
-      inputs.load(x.at(token, block.query_head) + column, x.stride, rows, x.dim - column,
-                  strip.lane);
-    }
     StripAccumulator out;
     clear(out, panel_tiles);
-    begin_products();
 #pragma unroll
     for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-      warpgroup_panel<PanelRows::depth>(out, gated[panel], stage + (2 + panel) * panel_bytes);
+      multiply_panel<PanelRows::depth>(out, gated[panel], stage + (2 + panel) * panel_bytes,
+                                       strip.lane);
     }
-    warpgroup_panel<PanelRows::depth>(out, weights, stage + panel_bytes);
-    commit_products();
-    wait_products();
-    hold(out, panel_tiles);
+    multiply_panel<PanelRows::depth>(out, weights, stage + panel_bytes, strip.lane);
+    const int column = (tile - block.first_tiles) * panel_columns;
     const auto store = [&](const auto& change) {
-      store_strip(out, scratch, output.at(token, block.query_head) + column, output.stride, rows,
-                  output.dim - column, strip.lane, change);
+      store_strip(
+          out, strip.scratch, output.at(block.place.begin + strip.row, block.query_head) + column,
+          output.stride, block.place.length - strip.row, output.dim - column, strip.lane, change);
     };
     if (backward && block.args.projected) {
+      const HeadRows<const bfloat16>& x = block.args.output_inputs;
+      SwishInputs inputs;
+      inputs.load(x.at(block.place.begin + strip.row, block.query_head) + column, x.stride,
+                  block.place.length - strip.row, x.dim - column, strip.lane);
       store([&](uint4 piece, int i) { return times_swish_slope(piece, inputs.pieces[i]); });
     } else {
       store(AsItIs{});
@@ -178,7 +166,7 @@ __device__ void write_output(const ReadBlock<slots>& block, const ReadStrip<slot
 }
 
 template <int slots, bool backward>
-__global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks(backward))
+__global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
     read_kernel(const __grid_constant__ GsaReadArgs args) {
   using Tiles = ReadTiles<slots>;
   extern __shared__ __align__(1024) unsigned char memory[];
@@ -195,8 +183,6 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks(bac
   const int64_t base =
       ((block.chunk * args.query_heads + block.query_head) * chunk_rows + warp * strip_rows) *
       slots;
-  // Between the sides: the last tile's place, free once all warps are through with it.
-  unsigned char* scratch = memory + (block.stage(block.first_tiles - 1) - block.shared);
   const ReadStrip<slots> strip{gate,
                                args,
                                lane,
@@ -204,25 +190,20 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks(bac
                                LanePlace(lane),
                                any_steep,
                                base,
-                               scratch + warp * Tiles::scratch_bytes};
+                               memory + Tiles::scratch + warp * Tiles::scratch_bytes};
   SlotOperand<slots> gated;
   StripOperand weights;
   {
     StripAccumulator a;
     SlotAccumulator<slots> acc;
-    read_first_side<backward>(block, a, acc);
-    __syncthreads();
+    read_first_side<backward>(block, strip, a, acc);
     mask_later(strip, a);
     to_operand(weights, a);
-    begin_products();
 #pragma unroll
     for (int panel = 0; panel < Tiles::panels; ++panel) {
-      warpgroup_panel<PanelRows::depth>(acc + panel * panel_tiles, weights,
-                                        block.shared + Tiles::gate + panel * panel_bytes);
+      multiply_panel<PanelRows::depth>(acc + panel * panel_tiles, weights,
+                                       block.shared + Tiles::gate + panel * panel_bytes, lane);
     }
-    commit_products();
-    wait_products();
-    hold(acc, Tiles::tiles);
     apply_gate(strip, weights, acc);
     if constexpr (backward) {
       turn_backward(strip, acc, gated);
@@ -232,7 +213,7 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks(bac
     read_weights<slots>(strip, block.shared + Tiles::gate, gated, acc, a);
     to_operand(weights, a);
   }
-  write_output<backward>(block, strip, gated, weights, memory + Tiles::gate + warp * strip_bytes);
+  write_output<backward>(block, strip, gated, weights);
   wait_copies<0>();
 }
 

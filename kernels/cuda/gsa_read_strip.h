@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kernels/cuda/gsa_kernels.h"
-#include "kernels/cuda/wgmma.h"
 
 namespace gsa::kernels::cuda::read_chunks {
 
@@ -15,14 +14,13 @@ struct ReadTiles {
   static constexpr int panels = slots / panel_columns;
   static constexpr int state_bytes = panels * panel_bytes;
   static constexpr int stage_bytes = 2 * panel_bytes + state_bytes;
-  static constexpr int gate = 0;  // G; the warps' scratch for the output once G has been used
+  static constexpr int gate = 0;  // G
   static constexpr int ring = gate + panels * panel_bytes;
-  static constexpr int memory_bytes = ring + stages * stage_bytes;
-  static constexpr int scratch_bytes = panels * strip_bytes;  // a warp, between the sides
-  static_assert(threads / warp_size * scratch_bytes <= stage_bytes);
-  static_assert(threads / warp_size * strip_bytes <= ring);
+  static constexpr int scratch = ring + stages * stage_bytes;
+  static constexpr int scratch_bytes = panels * strip_bytes;  // a warp
+  static constexpr int memory_bytes = scratch + threads / warp_size * scratch_bytes;
   static constexpr int tiles = panels * panel_tiles;  // accumulator tiles over the slots
-  static constexpr int resident_blocks(bool backward) { return panels == 2 ? 2 : backward ? 3 : 4; }
+  static constexpr int resident_blocks = panels == 1 ? 3 : 2;
 };
 
 template <int slots>
@@ -176,14 +174,11 @@ __device__ void read_weights(const ReadStrip<slots>& strip, uint32_t gate_panels
                              const SlotOperand<slots>& gated, const SlotAccumulator<slots>& r,
                              StripAccumulator& a) {
   clear(a, panel_tiles);
-  begin_products();
 #pragma unroll
   for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-    warpgroup_panel<PanelRows::columns>(a, gated[panel], gate_panels + panel * panel_bytes);
+    multiply_panel<PanelRows::columns>(a, gated[panel], gate_panels + panel * panel_bytes,
+                                       strip.lane);
   }
-  commit_products();
-  wait_products();
-  hold(a, panel_tiles);
   mask_later(strip, a);
   if (!strip.any_steep) {
     return;
