@@ -12,7 +12,7 @@
 #pragma once
 
 #include "kernels/cuda/gsa_read_strip.h"
-#include "kernels/cuda/warpgroup.h"
+#include "kernels/cuda/wgmma.h"
 
 namespace gsa::kernels::cuda::forward_chunks {
 
@@ -101,8 +101,8 @@ struct ForwardBlock {
       }
       swish_panel<chunk_rows, Tiles::threads>(stage(tile) + panel_bytes, thread);
     }
-    publish_to_products();
-    wait_products<0>();
+    publish_shared();
+    wait_products();
     __syncthreads();
     fetch(tile + Tiles::stages - 1);
   }
@@ -133,21 +133,18 @@ __device__ void read_keys(const ForwardBlock<slots>& block, StripAccumulator& a,
   for (int tile = 0; tile < block.key_tiles; ++tile) {
     block.next_tile(tile);
     const uint32_t stage = block.stage(tile);
-    order_accumulators();
-    multiply_shared<Major::outer, Major::outer>(a, stage, stage + panel_bytes);
+    begin_products();
+    warpgroup_panels<PanelRows::columns, PanelRows::columns>(a, stage, stage + panel_bytes);
 #pragma unroll
     for (int panel = 0; panel < Tiles::panels; ++panel) {
-      multiply_shared<Major::outer, Major::outer>(panel_of(acc, panel), stage,
-                                                  stage + uint32_t((2 + panel) * panel_bytes));
+      warpgroup_panels<PanelRows::columns, PanelRows::columns>(
+          acc + panel * panel_tiles, stage, stage + uint32_t((2 + panel) * panel_bytes));
     }
     commit_products();
   }
-  wait_products<0>();
-  hold(a);
-#pragma unroll
-  for (int panel = 0; panel < Tiles::panels; ++panel) {
-    hold(panel_of(acc, panel));
-  }
+  wait_products();
+  hold(a, panel_tiles);
+  hold(acc, Tiles::tiles);
   // The last tile's place is scratch once all warps are through with it.
   __syncthreads();
 }
@@ -157,18 +154,15 @@ template <int slots>
 __device__ void add_own_tokens(const ForwardBlock<slots>& block, const ReadStrip<slots>& strip,
                                const StripOperand& weights, SlotAccumulator<slots>& acc) {
   using Tiles = ForwardTiles<slots>;
-  order_accumulators();
+  begin_products();
 #pragma unroll
   for (int panel = 0; panel < Tiles::panels; ++panel) {
-    multiply_registers<Major::depth>(panel_of(acc, panel), weights,
-                                     block.shared + uint32_t(Tiles::gate + panel * panel_bytes));
+    warpgroup_panel<PanelRows::depth>(acc + panel * panel_tiles, weights,
+                                      block.shared + uint32_t(Tiles::gate + panel * panel_bytes));
   }
   commit_products();
-  wait_products<0>();
-#pragma unroll
-  for (int panel = 0; panel < Tiles::panels; ++panel) {
-    hold(panel_of(acc, panel));
-  }
+  wait_products();
+  hold(acc, Tiles::tiles);
 #pragma unroll
   for (int tile = 0; tile < Tiles::tiles; ++tile) {
 #pragma unroll
@@ -225,14 +219,15 @@ __device__ void make_operands(const ForwardBlock<slots>& block, const ReadStrip<
   }
   StripAccumulator a;
   clear(a, panel_tiles);
-  order_accumulators();
+  begin_products();
 #pragma unroll
   for (int panel = 0; panel < Tiles::panels; ++panel) {
-    multiply_registers<Major::outer>(a, gated[panel],
-                                     block.shared + uint32_t(Tiles::gate + panel * panel_bytes));
+    warpgroup_panel<PanelRows::columns>(a, gated[panel],
+                                        block.shared + uint32_t(Tiles::gate + panel * panel_bytes));
   }
   commit_products();
-  finish_products(a);
+  wait_products();
+  hold(a, panel_tiles);
   mask_later(strip, a);
   if (strip.any_steep) {
     read_chunks::write_plain(strip, p);
@@ -258,15 +253,16 @@ __device__ void write_output(const ForwardBlock<slots>& block, const ReadStrip<s
     const uint32_t stage = block.stage(tile);
     StripAccumulator out;
     clear(out, panel_tiles);
-    order_accumulators();
+    begin_products();
 #pragma unroll
     for (int panel = 0; panel < Tiles::panels; ++panel) {
-      multiply_registers<Major::depth>(out, gated[panel],
-                                       stage + uint32_t((2 + panel) * panel_bytes));
+      warpgroup_panel<PanelRows::depth>(out, gated[panel],
+                                        stage + uint32_t((2 + panel) * panel_bytes));
     }
-    multiply_registers<Major::depth>(out, weights, stage + panel_bytes);
+    warpgroup_panel<PanelRows::depth>(out, weights, stage + panel_bytes);
     commit_products();
-    finish_products(out);
+    wait_products();
+    hold(out, panel_tiles);
     const int column = (tile - block.key_tiles) * panel_columns;
     store_strip(out, scratch, rows + column, output.stride, block.place.length - strip.row,
                 output.dim - column, strip.lane);

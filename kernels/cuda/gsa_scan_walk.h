@@ -18,7 +18,7 @@
 #pragma once
 
 #include "kernels/cuda/gsa_kernels.h"
-#include "kernels/cuda/warpgroup.h"
+#include "kernels/cuda/wgmma.h"
 
 namespace gsa::kernels::cuda::scans {
 
@@ -139,7 +139,7 @@ struct ScanBlock {
         swish_panel<chunk_rows, Tiles::threads>(rows_panel(i, panel), thread);
       }
     }
-    publish_to_products();
+    publish_shared();
   }
   // b relative to its reference at the end of the i-th chunk.
   __device__ float end_decay(int i, int slot) const {
@@ -357,17 +357,17 @@ __device__ void walk_segment(const GsaScanArgs& args, const ScanItem& item, unsi
                     block.part.padded_dim, strip_rows, block.columns_left(panel), lane);
       }
       scale_rows(state[panel], low.before, high.before);
-      hold(state[panel]);
-      order_accumulators();
-      multiply_shared<Major::depth, Major::depth>(state[panel], block.stage(i) + weights,
-                                                  block.rows_panel(i, panel));
+      hold(state[panel], panel_tiles);
+      begin_products();
+      warpgroup_panels<PanelRows::depth, PanelRows::depth>(state[panel], block.stage(i) + weights,
+                                                           block.rows_panel(i, panel));
       commit_products();
     }
     block.prepare(i + 1);
-    wait_products<0>();
+    wait_products();
 #pragma unroll
     for (int panel = 0; panel < Tiles::panels; ++panel) {
-      hold(state[panel]);
+      hold(state[panel], panel_tiles);
       scale_rows(state[panel], low.after, high.after);
     }
   }
