@@ -87,10 +87,6 @@ __device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int col
       "l"(&map), "r"(barrier), "r"(column), "r"(head), "r"(row)
       : "memory");
 }
-// Begins fetching memory into the L2 cache: a multiple of 16 bytes.
-__device__ inline void prefetch_bytes(const void* source, int bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(source), "r"(bytes) : "memory");
-}
 __device__ inline void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];\n" ::"l"(&map) : "memory");
 }

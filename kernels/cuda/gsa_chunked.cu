@@ -1,8 +1,8 @@
 // Gated slot attention in chunks on the tensor cores: bfloat16 operands; gates, softmax, states
 // within a scan and all sums in float32.
 //
-//   forward:   gates -> scan (states at the chunks' starts) -> read (u, p, o)
-//   backward: [gates -> scan -> read for u, where nothing was kept]
+//   forward:   gates -> forward (states at the chunks' starts by a scan; u, p, o)
+//   backward: [gates -> forward for states and u, where nothing was kept]
 //              gates -> read (dp, du, dq) -> walk (dk, dv, gradients of the states)
 //              -> finish (d log alpha)
 //
@@ -61,6 +61,7 @@ struct ForwardParts {
   bfloat16* key_products;
   float* segment_states;
   float* segment_decays;
+  GsaFlow flow;
 };
 
 // Of a forward or a backward workspace.
@@ -83,7 +84,9 @@ ForwardParts take_apart(const GsaForward& args, std::byte* workspace, const Layo
           part<float>(kept, saved.scores),
           part<bfloat16>(kept, saved.key_products),
           part<float>(workspace, layout.segments.states),
-          part<float>(workspace, layout.segments.decays)};
+          part<float>(workspace, layout.segments.decays),
+          {part<int>(workspace, layout.flow.next), part<int>(workspace, layout.flow.stored),
+           part<int>(workspace, layout.flow.order)}};
 }
 
 void run_gates(cudaStream_t stream, const ForwardParts& parts) {
@@ -98,6 +101,11 @@ void run_gates(cudaStream_t stream, const ForwardParts& parts) {
   gates.decay = const_cast<float*>(parts.gates.decay);
   gates.key_gate = const_cast<bfloat16*>(parts.gates.key_gate);
   gates.end_key_gate = const_cast<bfloat16*>(parts.gates.end_key_gate);
+  gates.next = parts.flow.next;
+  gates.stored = parts.flow.stored;
+  gates.order = const_cast<int*>(parts.flow.order);
+  gates.state_heads = static_cast<int>(parts.sizes.state_heads);
+  gates.segment_chunks = static_cast<int>(GsaSegments(parts.sizes, parts.sizes.state_heads).chunks);
   launch_gsa_gates(stream, parts.sizes, gates);
 }
 
@@ -111,8 +119,28 @@ void set_segments(GsaScanArgs& scan, const ForwardParts& parts) {
   scan.segment_decays = parts.segment_decays;
 }
 
+GsaReadArgs read_args(const ForwardParts& parts) {
+  GsaReadArgs read{};
+  read.gates = parts.gates;
+  read.projected = parts.args.projected();
+  read.scale = static_cast<float>(parts.args.scale);
+  read.scores = parts.scores;
+  read.query_heads = static_cast<int>(parts.sizes.query_heads);
+  read.state_heads = static_cast<int>(parts.sizes.state_heads);
+  return read;
+}
+
+GsaReadSide key_side(const ForwardParts& parts) {
+  return {head_rows<bfloat16>(parts.args.k), parts.key_states,
+          static_cast<int>(parts.sizes.key_dim)};
+}
+GsaReadSide value_side(const ForwardParts& parts) {
+  return {head_rows<bfloat16>(parts.args.v), parts.value_states,
+          static_cast<int>(parts.sizes.value_dim)};
+}
+
 // States at the chunks' starts, and the final ones if wanted.
-void run_state_scan(cudaStream_t stream, const ForwardParts& parts, bool wants_final) {
+GsaScanArgs state_scan(const ForwardParts& parts, bool wants_final) {
   const GsaForward& args = parts.args;
   const auto side = [&](const ConstTensor& rows, bfloat16* states, const ConstTensor& initial,
                         const Tensor& final, int64_t padded_dim, bool dim_major) {
@@ -142,32 +170,12 @@ void run_state_scan(cudaStream_t stream, const ForwardParts& parts, bool wants_f
   scan.weight_heads = parts.gates.heads;
   scan.reverse = false;
   set_segments(scan, parts);
-  launch_gsa_scan(stream, parts.sizes, scan);
+  return scan;
 }
 
-GsaReadArgs read_args(const ForwardParts& parts) {
-  GsaReadArgs read{};
-  read.gates = parts.gates;
-  read.projected = parts.args.projected();
-  read.scale = static_cast<float>(parts.args.scale);
-  read.scores = parts.scores;
-  read.query_heads = static_cast<int>(parts.sizes.query_heads);
-  read.state_heads = static_cast<int>(parts.sizes.state_heads);
-  return read;
-}
-
-GsaReadSide key_side(const ForwardParts& parts) {
-  return {head_rows<bfloat16>(parts.args.k), parts.key_states,
-          static_cast<int>(parts.sizes.key_dim)};
-}
-GsaReadSide value_side(const ForwardParts& parts) {
-  return {head_rows<bfloat16>(parts.args.v), parts.value_states,
-          static_cast<int>(parts.sizes.value_dim)};
-}
-
-// u, and with an output o. Scores are kept where the backward pass will find them.
-void run_forward_read(cudaStream_t stream, const ForwardParts& parts, HeadRows<bfloat16> output,
-                      bool keeps_scores) {
+// The states, u, and with an output o. Scores are kept where the backward pass will find them.
+void run_forward(cudaStream_t stream, const ForwardParts& parts, HeadRows<bfloat16> output,
+                 bool wants_final, bool keeps_scores) {
   GsaReadArgs read = read_args(parts);
   read.queries = head_rows<bfloat16>(parts.args.q);
   read.first = key_side(parts);
@@ -175,7 +183,7 @@ void run_forward_read(cudaStream_t stream, const ForwardParts& parts, HeadRows<b
   read.output = output;
   read.scores = keeps_scores ? parts.scores : nullptr;
   read.key_products = keeps_scores ? parts.key_products : nullptr;
-  launch_gsa_read(stream, parts.sizes, read, false);
+  launch_gsa_forward(stream, parts.sizes, state_scan(parts, wants_final), read, parts.flow);
 }
 
 void run_backward_read(cudaStream_t stream, const ForwardParts& parts, const GsaBackward& args,
@@ -195,7 +203,7 @@ void run_backward_read(cudaStream_t stream, const ForwardParts& parts, const Gsa
   read.key_weights = part<bfloat16>(workspace, layout.key_weights);
   read.own_gradients = part<float>(workspace, layout.own_gradients);
   read.own_totals = part<float>(workspace, layout.own_totals);
-  launch_gsa_read(stream, parts.sizes, read, true);
+  launch_gsa_read(stream, parts.sizes, read);
 }
 
 // The walk writes dk and dv, by query head where those walk apart.
@@ -287,8 +295,7 @@ void gsa_chunked_forward(Stream& stream, const GsaForward& args, std::byte* work
   const GsaForwardWorkspace layout(args);
   const ForwardParts parts = take_apart(args, workspace, layout);
   run_gates(native(stream), parts);
-  run_state_scan(native(stream), parts, true);
-  run_forward_read(native(stream), parts, head_rows<bfloat16>(args.output), bool(args.saved));
+  run_forward(native(stream), parts, head_rows<bfloat16>(args.output), true, bool(args.saved));
 }
 
 void gsa_chunked_backward(Stream& stream, const GsaBackward& args, std::byte* workspace) {
@@ -304,8 +311,7 @@ void gsa_chunked_backward(Stream& stream, const GsaBackward& args, std::byte* wo
   const ForwardParts parts = take_apart(args.forward, workspace, layout);
   run_gates(native(stream), parts);
   if (!args.forward.saved) {
-    run_state_scan(native(stream), parts, false);
-    run_forward_read(native(stream), parts, {}, true);
+    run_forward(native(stream), parts, {}, false, true);
   }
   run_backward_read(native(stream), parts, args, workspace, layout);
   run_walk(native(stream), parts, args, workspace, layout, plan);

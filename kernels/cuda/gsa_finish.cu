@@ -1,26 +1,29 @@
 // The gate's gradient, from what the backward read-out and the walk leave, and sums over groups of
 // query heads.
 //
-//   d log alpha_t = own_t - sum over i >= t in the chunk of w_i F_i - alpha_t e^(b_end - b_t) F_t +
-//   L own: what the chunk's own tokens give (gsa_read_backward.h) F = X G^T of both sides: what
-//   later chunks add to the slots' inputs' gradients L = sum over later chunks up to an anchor of
-//   (own_total - sum_i w_i F_i) + E E = state at the anchor's end times its gradient, summed over
-//   dimensions
-//     = e^{b_end} sum_d S G + sum_j w_j F_j
+//   d log alpha_t = own_t + L - sum over i >= t in the chunk of w_i F_i - alpha_t e^(b_end - b_t) F_t
+//
+//   own: what the chunk's own tokens give (gsa_read_backward.h)
+//
+//   F = X G^T of both sides: what later chunks add to the gradients of the slots' inputs
+//
+//   L = sum over later chunks up to an anchor of (own_total - sum_i w_i F_i) + E
+//
+//   E = e^{b_end} sum_d S G + sum_j w_j F_j, the state at the anchor's end times its gradient
 //
 // The sum over tokens starts anew at anchors, the ends of every `anchor_chunks` chunks: rounding
-// does not pile up along a sequence. A block does the chunks up to one anchor, 16 slots of one
-// key/value head; a thread has a slot and 8 tokens. At B8 T2048 H4 M64: 1,024 blocks; 76 MB read,
+// does not pile up along a sequence. A block does the chunks up to one anchor, 32 slots of one
+// key/value head; a thread has a slot and 16 tokens. At B8 T2048 H4 M64: 512 blocks; 76 MB read,
 // 17 MB written.
 #include "kernels/cuda/gsa_kernels.h"
 
 namespace gsa::kernels::cuda {
 namespace {
 
-constexpr int run_rows = 8;  // tokens a thread
+constexpr int run_rows = 16;  // tokens a thread
 constexpr int chunk_runs = chunk_rows / run_rows;
 constexpr int runs = chunk_runs * int(GsaWalkPlan::anchor_chunks);
-constexpr int block_slots = 16;
+constexpr int block_slots = 32;
 constexpr int finish_threads = runs * block_slots;
 constexpr int anchor_rows = chunk_rows * int(GsaWalkPlan::anchor_chunks);
 
@@ -82,6 +85,7 @@ __global__ void __launch_bounds__(finish_threads, 2)
   __shared__ float written_sums[runs][block_slots];
   __shared__ float own_shares[runs][block_slots];    // of chunks' totals: a chunk's own runs
   __shared__ float state_shares[runs][block_slots];  // of sum_d S G
+  __shared__ float later_sums[GsaWalkPlan::anchor_chunks][block_slots];  // L, by chunk
   const int run = static_cast<int>(threadIdx.x) / block_slots;
   const int slot = static_cast<int>(threadIdx.x) % block_slots;
   const GsaChunk first = args.gates.chunks[blockIdx.x];
@@ -150,22 +154,29 @@ __global__ void __launch_bounds__(finish_threads, 2)
   }
   written_sums[run][slot] = sum;
   __syncthreads();
+  if (run < chunks) {
+    float later = 0.0F;  // E, then what is between
+    for (int i = 0; i < min(runs, state_parts); ++i) {
+      later += state_shares[i][slot];
+    }
+    later *= __expf(anchor_end);
+#pragma unroll
+    for (int i = 0; i < chunk_runs; ++i) {
+      later += written_sums[(chunks - 1) * chunk_runs + i][slot];
+    }
+    for (int i = (run + 1) * chunk_runs; i < chunks * chunk_runs; ++i) {
+      later += own_shares[i][slot] - written_sums[i][slot];
+    }
+    later_sums[run][slot] = later;
+  }
+  __syncthreads();
   if (at.rows == 0) {
     return;
   }
-  float later = 0.0F;  // E, then what is between
-#pragma unroll
-  for (int i = 0; i < runs; ++i) {
-    later += state_shares[i][slot];
-  }
-  later *= __expf(anchor_end);
-#pragma unroll
-  for (int i = 0; i < chunk_runs; ++i) {
-    later += written_sums[(chunks - 1) * chunk_runs + i][slot];
-  }
-  for (int i = runs - 1; i > run; --i) {
+  const int chunk = run / chunk_runs;
+  float later = later_sums[chunk][slot];
+  for (int i = run + 1; i < (chunk + 1) * chunk_runs; ++i) {
     later -= written_sums[i][slot];
-    later += i / chunk_runs > run / chunk_runs ? own_shares[i][slot] : 0.0F;
   }
 #pragma unroll
   for (int i = 0; i < run_rows; ++i) {

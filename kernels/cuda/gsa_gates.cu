@@ -21,6 +21,63 @@ __device__ GsaChunk find_chunk(const int32_t* offsets, int sequences, int chunk,
   return {part.sequence, first, min(chunk_rows, part.end - first), part.index == 0 ? 1 : 0};
 }
 
+// log alpha of a thread's tokens; 0 where there are none. All loads before their first use.
+__device__ void load_run(const GsaGateRows& gate, int first, int head, int slot, int rows,
+                         float (&value)[run_rows]) {
+  if (gate.log_alpha.data != nullptr) {
+    const float* from = gate.log_alpha.at(first, head) + slot;
+#pragma unroll
+    for (int i = 0; i < run_rows; ++i) {
+      value[i] = i < rows ? __ldg(from + i * gate.log_alpha.stride) : 0.0F;
+    }
+    return;
+  }
+  const bfloat16* from = gate.logits.at(first, head) + slot;
+  bfloat16 logits[run_rows];
+#pragma unroll
+  for (int i = 0; i < run_rows; ++i) {
+    logits[i] = i < rows ? from[i * gate.logits.stride] : bfloat16(0.0F);
+  }
+#pragma unroll
+  for (int i = 0; i < run_rows; ++i) {
+    const float log_alpha = log_sigmoid(to_float(logits[i])) * gate.inverse_normalizer;
+    value[i] = i < rows ? log_alpha : 0.0F;
+  }
+}
+
+// How many chunks come before one, if all segments' first chunks are read before their second ones;
+// `place` is its sequence, `index` its number in it. One warp.
+__device__ int reading_rank(const GsaGateArgs& args, int sequence, int index, int lane) {
+  const int position = index % args.segment_chunks;
+  int before = 0;
+  for (int i = lane; i < args.sequences; i += warp_size) {
+    const int chunks = (args.offsets[i + 1] - args.offsets[i] + chunk_rows - 1) / chunk_rows;
+    const int whole = chunks / args.segment_chunks;
+    const int rest = chunks % args.segment_chunks;
+    before += whole * position + min(rest, position);
+    if (i < sequence) {
+      before += whole + (rest > position ? 1 : 0);
+    }
+  }
+  return static_cast<int>(__reduce_add_sync(~0U, static_cast<unsigned>(before))) +
+         index / args.segment_chunks;
+}
+
+// The chunk's counters and its place in the order of reading; one warp.
+__device__ void prepare_flow(const GsaGateArgs& args, const GsaChunk& place, int chunk, int lane) {
+  const int index = (place.begin - args.offsets[place.sequence]) / chunk_rows;
+  const int rank = reading_rank(args, place.sequence, index, lane);
+  if (lane == 0) {
+    args.order[rank] = chunk;
+  }
+  for (int head = lane; head < args.state_heads; head += warp_size) {
+    args.stored[int64_t(chunk) * args.state_heads + head] = 0;
+  }
+  if (chunk == 0 && lane == 0) {
+    *args.next = 0;
+  }
+}
+
 template <int slots>
 __global__ void __launch_bounds__(slots* runs) gates_kernel(const GsaGateArgs args) {
   __shared__ GsaChunk place;
@@ -41,13 +98,15 @@ __global__ void __launch_bounds__(slots* runs) gates_kernel(const GsaGateArgs ar
   }
   __syncthreads();
 
+  if (head == 0 && args.order != nullptr && threadIdx.x < warp_size) {
+    prepare_flow(args, place, chunk, static_cast<int>(threadIdx.x));
+  }
+  const int rows = slot < args.slots ? place.length - run * run_rows : 0;
   float value[run_rows];
+  load_run(args.rows, place.begin + run * run_rows, head, slot, rows, value);
   float sum = 0.0F;
 #pragma unroll
   for (int i = 0; i < run_rows; ++i) {
-    const int row = run * run_rows + i;
-    const bool exists = row < place.length && slot < args.slots;
-    value[i] = exists ? args.rows.at(place.begin + row, head, slot) : 0.0F;
     sum += fmaxf(value[i], shut);
   }
   sums[run][slot] = sum;

@@ -86,6 +86,13 @@ struct GsaGateArgs {
   float* decay;
   bfloat16* key_gate;
   bfloat16* end_key_gate;
+  // What the forward kernel counts with, cleared here, and its order: all segments' first chunks,
+  // then their second ones, ... Or null.
+  int* next;
+  int* stored;
+  int* order;
+  int state_heads;
+  int segment_chunks;
 };
 void launch_gsa_gates(cudaStream_t stream, const GsaSizes& sizes, const GsaGateArgs& args);
 
@@ -123,9 +130,11 @@ struct GsaScanArgs {
   float* segment_decays;  // [segments, heads, slots]: what it leaves of a state
 };
 void launch_gsa_scan(cudaStream_t stream, const GsaSizes& sizes, const GsaScanArgs& args);
+// The first pass by segments alone, if the scan is by segments.
+void launch_gsa_segments(cudaStream_t stream, const GsaSizes& sizes, const GsaScanArgs& args);
 
-// read.cu: two read-outs of the states by chunk and query head, with the softmax or its gradient
-// between them.
+// read.cu (backward) and forward.cu: two read-outs of the states by chunk and query head, with the
+// softmax or its gradient between them.
 //   forward:   u = scale (e^b (Q K_0) + intra),  p = softmax(u),  O = (p e^b) V_0 + intra
 //   backward:  dp = e^b (dO V_0) + intra,  du,  dQ = scale ((du e^b) K_0 + intra)
 struct GsaReadSide {
@@ -158,8 +167,16 @@ struct GsaReadArgs {
   float* own_gradients;
   float* own_totals;
 };
-void launch_gsa_read(cudaStream_t stream, const GsaSizes& sizes, const GsaReadArgs& args,
-                     bool backward);
+void launch_gsa_read(cudaStream_t stream, const GsaSizes& sizes, const GsaReadArgs& args);
+
+// forward.cu: scan and read-out as one. Counters and order are made by the gates (GsaGateArgs).
+struct GsaFlow {
+  int* next;         // counts the blocks that have begun
+  int* stored;       // [chunks, state heads]: blocks of the scan that have stored the chunk's state
+  const int* order;  // [chunks]: in which order chunks are read
+};
+void launch_gsa_forward(cudaStream_t stream, const GsaSizes& sizes, const GsaScanArgs& scan,
+                        const GsaReadArgs& read, const GsaFlow& flow);
 
 // walk.cu: the gradients of what was written into the slots, dk and dv, and what finish.cu makes
 // the gate's of; with the gradients of the states, from the last chunk to the first.

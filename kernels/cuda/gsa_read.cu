@@ -1,19 +1,20 @@
-// Reading the slots by chunk: both passes of the forward form, and their mirror image backward.
+// Reading the slots by chunk in the backward pass, the mirror image of the forward read-outs:
 //
-//   acc = Y S_0^T + tril(Y X^T) G         Y: q (dO), X: k (v), S_0: states [slots, dim], G = s e^-b
-//   forward:   u = scale e^b acc, p = softmax(u), r = p
-//   backward:  dp = e^b acc,  du = p (dp - <p, dp>), r = scale du
-//   out = (r e^b) S_0' + tril((r e^b) G^T) X'   X', S_0' of the other side: O, or dQ
+//   acc = dO V_0^T + tril(dO V^T) G       V_0, K_0: states [slots, dim], G = s e^-b
+//   dp = e^b acc,  du = p (dp - <p, dp>), r = scale du
+//   dQ = (r e^b) K_0 + tril((r e^b) G^T) K
 //   projected: q, k and v are swish of the rows that come, applied where they land, and dQ is
 //   multiplied by its slope on the way out
 //
-// A block of four warps does one chunk and query head; a warp has 16 tokens and keeps everything
-// between the tiles in registers: the accumulators of one product are the left operand of the next.
-// Tiles of 64 dimensions of Y, X, S_0 (then X', S_0') come through shared memory, `stages` deep.
-// Steep slots (GsaGates) have G = 0 and are added pair by pair, after the products.
+// and what the walk and the gate's gradient take from a chunk's scores (gsa_read_backward.h).
 //
-// At B8 T2048 H4 K=V=512 M64: 1,024 blocks, 64 KB of shared memory, 3 blocks a multiprocessor;
-// forward 385 MB read and written (0.12 ms at 3.3 TB/s), 17 GFLOP; backward 460 MB.
+// A block, one warpgroup, does one chunk and query head; a warp has 16 tokens and keeps most of
+// what is between the tiles in registers: the accumulators of one product are the left operand of
+// the next. Tiles of 64 dimensions of dO, V, V_0, then K, K_0 come through shared memory, `stages`
+// deep. Steep slots (GsaGates) have G = 0 and are added pair by pair, after the products.
+//
+// At B8 T2048 H4 K=V=512 M64: 1,024 blocks, 72 KB of shared memory, 3 blocks a multiprocessor; 490
+// MB read and written, 20 GFLOP.
 #include "kernels/cuda/gsa_read_backward.h"
 
 namespace gsa::kernels::cuda {
@@ -80,16 +81,11 @@ struct ReadBlock {
     }
     commit_copies();
   }
-  // Once a tile has landed, before the barrier: swish of what this thread copied of q, k and v.
-  template <bool backward>
+  // Once a tile has landed, before the barrier: swish of what this thread copied of v and k.
   __device__ void activate(int tile) const {
-    if (!args.projected) {
-      return;
+    if (args.projected) {
+      swish_panel<chunk_rows, threads>(stage(tile) + panel_bytes, thread);
     }
-    if (!backward && tile < first_tiles) {
-      swish_panel<chunk_rows, threads>(stage(tile), thread);
-    }
-    swish_panel<chunk_rows, threads>(stage(tile) + panel_bytes, thread);
   }
 
  private:
@@ -108,10 +104,10 @@ struct ReadBlock {
 };
 
 // Waits for a tile, and for the products of the one before it, whose place the next may then take.
-template <bool backward, int slots>
+template <int slots>
 __device__ void next_tile(const ReadBlock<slots>& block, int tile) {
   wait_copies<stages - 2>();
-  block.template activate<backward>(tile);
+  block.activate(tile);
   publish_shared();
   wait_products();
   __syncthreads();
@@ -119,14 +115,14 @@ __device__ void next_tile(const ReadBlock<slots>& block, int tile) {
 }
 
 // a = Y X^T, acc = Y S_0^T, over the tiles of the first side.
-template <bool backward, int slots>
+template <int slots>
 __device__ void read_first_side(const ReadBlock<slots>& block, StripAccumulator& a,
                                 SlotAccumulator<slots>& acc) {
   clear(a, panel_tiles);
   clear(acc, ReadTiles<slots>::tiles);
 #pragma unroll 1
   for (int tile = 0; tile < block.first_tiles; ++tile) {
-    next_tile<backward>(block, tile);
+    next_tile(block, tile);
     const uint32_t stage = block.stage(tile);
     begin_products();
     warpgroup_panels<PanelRows::columns, PanelRows::columns>(a, stage, stage + panel_bytes);
@@ -143,7 +139,7 @@ __device__ void read_first_side(const ReadBlock<slots>& block, StripAccumulator&
 }
 
 // out = (r e^b) S_0' + weights X', tile by tile of the second side.
-template <bool backward, int slots>
+template <int slots>
 __device__ void write_output(const ReadBlock<slots>& block, const ReadStrip<slots>& strip,
                              const SlotOperand<slots>& gated, const StripOperand& weights,
                              unsigned char* scratch) {
@@ -152,11 +148,11 @@ __device__ void write_output(const ReadBlock<slots>& block, const ReadStrip<slot
   const int rows = block.place.length - strip.row;
 #pragma unroll 1
   for (int tile = block.first_tiles; tile < block.first_tiles + block.second_tiles; ++tile) {
-    next_tile<backward>(block, tile);
+    next_tile(block, tile);
     const uint32_t stage = block.stage(tile);
     const int column = (tile - block.first_tiles) * panel_columns;
     SwishInputs inputs;
-    if (backward && block.args.projected) {
+    if (block.args.projected) {
       const HeadRows<const bfloat16>& x = block.args.output_inputs;
       inputs.load(x.at(token, block.query_head) + column, x.stride, rows, x.dim - column,
                   strip.lane);
@@ -176,7 +172,7 @@ __device__ void write_output(const ReadBlock<slots>& block, const ReadStrip<slot
       store_strip(out, scratch, output.at(token, block.query_head) + column, output.stride, rows,
                   output.dim - column, strip.lane, change);
     };
-    if (backward && block.args.projected) {
+    if (block.args.projected) {
       store([&](uint4 piece, int i) { return times_swish_slope(piece, inputs.pieces[i]); });
     } else {
       store(AsItIs{});
@@ -208,7 +204,7 @@ __device__ void make_gradients(const ReadBlock<slots>& block, const ReadStrip<sl
   }
   read_own_gradients(strip, own, gate, fade, acc, terms);
   sum_rows(strip, terms);
-  store_own_gradients(strip, memory + Tiles::backward_scratch, acc, terms);
+  store_own_gradients(strip, memory + Tiles::scratch, acc, terms);
   const uint32_t gate_panels = block.shared + Tiles::gate;
   read_weights(strip, gate_panels, own.probabilities, args.probabilities, weights);
   store_weights(strip, weights, args.value_weights);
@@ -224,16 +220,14 @@ __device__ void make_gradients(const ReadBlock<slots>& block, const ReadStrip<sl
   }
 }
 
-template <int slots, bool backward>
-__global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks(backward))
+template <int slots>
+__global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
     read_kernel(const __grid_constant__ GsaReadArgs args) {
   using Tiles = ReadTiles<slots>;
   extern __shared__ __align__(1024) unsigned char memory[];
   const ReadBlock<slots> block(args, memory);
   block.fetch_gate();
-  if constexpr (backward) {
-    block.fetch_key_products();
-  }
+  block.fetch_key_products();
 #pragma unroll
   for (int tile = 0; tile < stages - 1; ++tile) {
     block.fetch(tile);
@@ -245,26 +239,21 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks(bac
   const int64_t base =
       ((block.chunk * args.query_heads + block.query_head) * chunk_rows + warp * strip_rows) *
       slots;
-  // Between the sides: the last tile's place, free once all warps are through with it.
-  unsigned char* scratch = memory + (block.stage(block.first_tiles - 1) - block.shared);
-  const ReadStrip<slots> strip{
-      gate,
-      args,
-      lane,
-      warp * strip_rows,
-      LanePlace(lane),
-      any_steep,
-      base,
-      (backward ? memory + Tiles::backward_scratch : scratch) + warp * Tiles::scratch_bytes};
-  if constexpr (backward) {
-    prefetch_scores(strip);
-  }
+  const ReadStrip<slots> strip{gate,
+                               args,
+                               lane,
+                               warp * strip_rows,
+                               LanePlace(lane),
+                               any_steep,
+                               base,
+                               memory + Tiles::scratch + warp * Tiles::scratch_bytes};
+  prefetch_scores(strip);
   SlotOperand<slots> gated;
   StripOperand weights;
   {
     StripAccumulator a;
     SlotAccumulator<slots> acc;
-    read_first_side<backward>(block, a, acc);
+    read_first_side(block, a, acc);
     __syncthreads();
     mask_later(strip, a);
     to_operand(weights, a);
@@ -278,42 +267,31 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks(bac
     wait_products();
     hold(acc, Tiles::tiles);
     apply_gate(strip, weights, acc);
-    if constexpr (backward) {
-      SlotAccumulator<slots> fade;
-      load_fade(strip, fade);
-      make_gradients(block, strip, memory, fade, weights, acc, gated);
-    } else {
-      if (args.key_products != nullptr) {
-        store_weights(strip, weights, args.key_products);
-      }
-      turn_forward(strip, acc, gated);
-      read_weights<slots>(strip, block.shared + Tiles::gate, gated, acc, a);
-      to_operand(weights, a);
-    }
+    SlotAccumulator<slots> fade;
+    load_fade(strip, fade);
+    make_gradients(block, strip, memory, fade, weights, acc, gated);
   }
-  write_output<backward>(block, strip, gated, weights, memory + Tiles::gate + warp * strip_bytes);
+  write_output(block, strip, gated, weights, memory + Tiles::gate + warp * strip_bytes);
   wait_copies<0>();
 }
 
-template <int slots, bool backward>
+template <int slots>
 void launch(cudaStream_t stream, const GsaSizes& sizes, const GsaReadArgs& args) {
   const dim3 grid(static_cast<unsigned>(sizes.chunks * sizes.query_heads));
-  launch_with_memory(read_kernel<slots, backward>, grid, threads,
-                     backward ? ReadTiles<slots>::backward_bytes : ReadTiles<slots>::forward_bytes,
-                     stream, args, "gsa read");
+  launch_with_memory(read_kernel<slots>, grid, threads, ReadTiles<slots>::memory_bytes, stream,
+                     args, "gsa read");
 }
 
 }  // namespace
 
-void launch_gsa_read(cudaStream_t stream, const GsaSizes& sizes, const GsaReadArgs& args,
-                     bool backward) {
+void launch_gsa_read(cudaStream_t stream, const GsaSizes& sizes, const GsaReadArgs& args) {
   if (sizes.chunks == 0) {
     return;
   }
   if (sizes.slots == gsa_tile) {
-    backward ? launch<64, true>(stream, sizes, args) : launch<64, false>(stream, sizes, args);
+    launch<64>(stream, sizes, args);
   } else {
-    backward ? launch<128, true>(stream, sizes, args) : launch<128, false>(stream, sizes, args);
+    launch<128>(stream, sizes, args);
   }
 }
 

@@ -173,7 +173,7 @@ __device__ void read_weights(const ReadStrip<slots>& strip, uint32_t gate_panels
     }
     __syncwarp();
     SteepShare<panel_tiles> share;
-    fill_steep_weights<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
+    add_up_steep_weights<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
     share.add_to(a);
     __syncwarp();
   }

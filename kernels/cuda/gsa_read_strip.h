@@ -16,22 +16,17 @@ struct ReadTiles {
   static constexpr int stage_bytes = 2 * panel_bytes + state_bytes;
   static constexpr int gate = 0;  // G; the warps' scratch for the output once G has been used
   static constexpr int ring = gate + panels * panel_bytes;
-  static constexpr int forward_bytes = ring + stages * stage_bytes;
-  // Backward only (gsa_read_backward.h): tril(Q K^T), a second panel of scale du e^b, and scratch,
-  // as the last tile's place has another use.
-  static constexpr int key_products = forward_bytes;
-  static constexpr int second_gradients = key_products + panel_bytes;
-  static constexpr int backward_scratch = second_gradients + (panels - 1) * panel_bytes;
-  static constexpr int backward_bytes =
-      backward_scratch + threads / warp_size * panels * strip_bytes;
-  static constexpr int scratch_bytes = panels * strip_bytes;  // a warp, between the sides
-  static_assert(threads / warp_size * scratch_bytes <= stage_bytes);
-  static_assert(threads / warp_size * strip_bytes <= ring);
+  static constexpr int key_products = ring + stages * stage_bytes;     // tril(Q K^T)
+  static constexpr int second_gradients = key_products + panel_bytes;  // a panel of scale du e^b
+  static constexpr int scratch = second_gradients + (panels - 1) * panel_bytes;
+  static constexpr int scratch_bytes = panels * strip_bytes;  // a warp
+  static constexpr int memory_bytes = scratch + threads / warp_size * scratch_bytes;
   static constexpr int tiles = panels * panel_tiles;  // accumulator tiles over the slots
-  #ifndef READ_BLOCKS
+  static_assert(threads / warp_size * strip_bytes <= ring);
+#ifndef READ_BLOCKS
 #define READ_BLOCKS 3
 #endif
-  static constexpr int resident_blocks(bool backward) { return panels == 2 ? 2 : backward ? READ_BLOCKS : 4; }
+  static constexpr int resident_blocks = panels == 1 ? READ_BLOCKS : 2;
 };
 
 template <int slots>
@@ -106,8 +101,8 @@ __device__ void mask_later(const ReadStrip<slots>& strip, StripAccumulator& a) {
 
 // The sum over j <= t of a[t, j] s_j e^{b_t - b_j}, a strip of [token, token].
 template <int slots>
-__device__ __forceinline__ void fill_steep_scores(SteepShare<slots / 8>& share, SteepPlace place,
-                                                  ChunkGate<slots> gate, const unsigned char* a) {
+__device__ __forceinline__ void add_up_steep_scores(SteepShare<slots / 8>& share, SteepPlace place,
+                                                    ChunkGate<slots> gate, const unsigned char* a) {
 #pragma unroll 1
   for (int element = 0; element < slots / 2; ++element) {
     const int row = place.row(element);
@@ -123,10 +118,18 @@ __device__ __forceinline__ void fill_steep_scores(SteepShare<slots / 8>& share, 
   }
 }
 
+// Not inlined, where registers may be saved around a call.
+template <int slots>
+__device__ __noinline__ void fill_steep_scores(SteepShare<slots / 8>& share, SteepPlace place,
+                                               ChunkGate<slots> gate, const unsigned char* a) {
+  add_up_steep_scores<slots>(share, place, gate, a);
+}
+
 // The sum over the steep slots of r[t, m] s_j e^{b_t - b_j}, r in strips.
 template <int slots>
-__device__ __forceinline__ void fill_steep_weights(SteepShare<panel_tiles>& share, SteepPlace place,
-                                                   ChunkGate<slots> gate, const unsigned char* r) {
+__device__ __forceinline__ void add_up_steep_weights(SteepShare<panel_tiles>& share,
+                                                     SteepPlace place, ChunkGate<slots> gate,
+                                                     const unsigned char* r) {
 #pragma unroll 1
   for (int element = 0; element < panel_tiles * 4; ++element) {
     const int row = place.row(element);
@@ -141,6 +144,12 @@ __device__ __forceinline__ void fill_steep_weights(SteepShare<panel_tiles>& shar
     }
     share.elements[element] = sum;
   }
+}
+
+template <int slots>
+__device__ __noinline__ void fill_steep_weights(SteepShare<panel_tiles>& share, SteepPlace place,
+                                                ChunkGate<slots> gate, const unsigned char* r) {
+  add_up_steep_weights<slots>(share, place, gate, r);
 }
 
 // acc = e^b acc, and in steep slots + sum over j <= t of a[t, j] s_j e^{b_t - b_j}.
@@ -162,7 +171,7 @@ __device__ void apply_gate(const ReadStrip<slots>& strip, const StripOperand& a,
   write_strip(strip.scratch, a, strip.lane);
   __syncwarp();
   SteepShare<ReadTiles<slots>::tiles> share;
-  fill_steep_scores<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
+  add_up_steep_scores<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
   share.add_to(acc);
   __syncwarp();
 }
@@ -176,31 +185,6 @@ __device__ void write_plain(const ReadStrip<slots>& strip, const SlotAccumulator
     to_operand(plain, r + panel * panel_tiles);
     write_strip(strip.scratch + panel * strip_bytes, plain, strip.lane);
   }
-  __syncwarp();
-}
-
-// a = tril(gated G^T), and of steep slots + r[t, m] s_j e^{b_t - b_j}.
-template <int slots>
-__device__ void read_weights(const ReadStrip<slots>& strip, uint32_t gate_panels,
-                             const SlotOperand<slots>& gated, const SlotAccumulator<slots>& r,
-                             StripAccumulator& a) {
-  clear(a, panel_tiles);
-  begin_products();
-#pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-    warpgroup_panel<PanelRows::columns>(a, gated[panel], gate_panels + panel * panel_bytes);
-  }
-  commit_products();
-  wait_products();
-  hold(a, panel_tiles);
-  mask_later(strip, a);
-  if (!strip.any_steep) {
-    return;
-  }
-  write_plain(strip, r);
-  SteepShare<panel_tiles> share;
-  fill_steep_weights<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
-  share.add_to(a);
   __syncwarp();
 }
 
@@ -254,41 +238,6 @@ __device__ void softmax(const ReadStrip<slots>& strip, SlotAccumulator<slots>& u
       u[tile][2 * half + 1] *= inverse;
     }
   }
-}
-
-// r e^b as an operand.
-template <int slots>
-__device__ void gate_operand(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& r,
-                             SlotOperand<slots>& gated) {
-#pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float2 b = strip.decay(tile, half);
-      gated[tile / panel_tiles][tile % panel_tiles / 2][tile % 2 * 2 + half] =
-          pack_pair(r[tile][2 * half] * __expf(b.x), r[tile][2 * half + 1] * __expf(b.y));
-    }
-  }
-}
-
-// Forward: from e^b acc to u (kept) and the operand of p.
-template <int slots>
-__device__ void turn_forward(const ReadStrip<slots>& strip, SlotAccumulator<slots>& acc,
-                             SlotOperand<slots>& gated) {
-#pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      acc[tile][2 * half] *= strip.args.scale;
-      acc[tile][2 * half + 1] *= strip.args.scale;
-      if (strip.args.scores != nullptr) {
-        *reinterpret_cast<float2*>(strip.args.scores + strip.index(tile, half)) =
-            make_float2(acc[tile][2 * half], acc[tile][2 * half + 1]);
-      }
-    }
-  }
-  softmax(strip, acc);
-  gate_operand(strip, acc, gated);
 }
 
 }  // namespace gsa::kernels::cuda::read_chunks

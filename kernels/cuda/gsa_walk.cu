@@ -555,9 +555,11 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
     typename Walks::Output out;
     StateSums<slots, columns> state_sums;
     const bool is_anchor = !only_sums && place.is_anchor(chunk);
+#ifdef EARLY_STATES
     if (is_anchor) {
       state_sums.load(walker, chunk);
     }
+#endif
     if constexpr (!only_sums) {
       round_gradient(walker, gradient);
     }
@@ -577,6 +579,9 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
         begin_own(walker, base, out);
         begin_gradient(walker, base, gradient);
         if (is_anchor) {
+#ifndef EARLY_STATES
+          state_sums.load(walker, chunk);
+#endif
           state_sums.store(walker, chunk);
         }
         wait_products<2>();

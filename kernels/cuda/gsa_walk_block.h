@@ -114,20 +114,6 @@ struct WalkPlace {
   }
 };
 
-// Begins fetching the block's slice of a state into the L2 cache.
-template <int slots, int columns>
-__device__ void prefetch_states(const WalkArgs& args, const WalkPlace& place, int chunk) {
-  const GsaWalkSide& side = args.of.sides[place.side];
-  const bfloat16* states =
-      side.states + (int64_t(place.first_chunk + chunk) * args.of.state_heads + place.state_head) *
-                        slots * side.padded_dim;
-  const int width = min(groups * columns, side.padded_dim - place.column);
-  for (int slot = 0; slot < slots; ++slot) {
-    prefetch_bytes(states + int64_t(slot) * side.padded_dim + place.column,
-                   width * int(sizeof(bfloat16)));
-  }
-}
-
 // The copying thread: the tiles of every chunk, from the last to the first, and of the group's
 // query heads in turn. X and w come with the first of them.
 template <int slots, int columns, bool only_sums>
@@ -169,9 +155,6 @@ __device__ void copy_tiles(const WalkArgs& args, const WalkPlace& place, uint32_
       }
       stage = stage + 1 == Tiles::stages ? 0 : stage + 1;
       phase ^= stage == 0 ? 1 : 0;
-    }
-    if (!only_sums && place.is_anchor(chunk)) {
-      prefetch_states<slots, columns>(args, place, chunk);
     }
   }
 }

@@ -135,10 +135,23 @@ struct GsaSegmentParts {
         decays(layout.add(segments.decays * sizeof(float))) {}
 };
 
+// What orders the blocks of the forward kernel: int32.
+struct GsaFlowParts {
+  size_t next;    // [1]
+  size_t stored;  // [chunks, state_heads]
+  size_t order;   // [chunks]
+
+  GsaFlowParts(WorkspaceLayout& layout, const GsaSizes& sizes)
+      : next(layout.add(sizeof(int32_t))),
+        stored(layout.add(size_t(sizes.chunks * sizes.state_heads) * sizeof(int32_t))),
+        order(layout.add(size_t(sizes.chunks) * sizeof(int32_t))) {}
+};
+
 struct GsaForwardWorkspace {
   WorkspaceLayout layout;
   GsaGateParts gates;
   GsaSegmentParts segments;
+  GsaFlowParts flow;
   size_t saved;  // GsaSaved, where the caller keeps nothing
   size_t bytes;
 
@@ -149,6 +162,7 @@ struct GsaForwardWorkspace {
   GsaForwardWorkspace(const GsaForward& args, const GsaSizes& sizes)
       : gates(layout, sizes),
         segments(layout, GsaSegments(sizes, sizes.state_heads)),
+        flow(layout, sizes),
         saved(layout.add(args.saved ? 0 : GsaSaved(sizes).bytes)),
         bytes(layout.end()) {}
 };
@@ -207,6 +221,7 @@ struct GsaBackwardWorkspace {
   WorkspaceLayout layout;
   GsaGateParts gates;
   GsaSegmentParts segments;  // of the scan
+  GsaFlowParts flow;         // of the forward pass, if it runs again
   size_t saved;              // GsaSaved, computed again where the caller kept nothing
   size_t own_gradients;      // [chunks, H_q, gsa_chunk, slots] float32: of the gate, as far as the
                              //   chunk's own tokens go
@@ -231,7 +246,9 @@ struct GsaBackwardWorkspace {
 
  private:
   GsaBackwardWorkspace(const GsaBackward& args, const GsaSizes& sizes)
-      : gates(layout, sizes), segments(layout, GsaSegments(sizes, sizes.state_heads)) {
+      : gates(layout, sizes),
+        segments(layout, GsaSegments(sizes, sizes.state_heads)),
+        flow(layout, sizes) {
     const GsaWalkPlan plan(args);
     const int64_t heads = sizes.query_heads;
     const size_t operand = sizes.by_slot(heads) * bfloat16_bytes;

@@ -530,8 +530,9 @@ TEST_F(GsaCuda, GradientsOfInitialStatesMayBeLeftOut) {
   }
 }
 
-// Swish of these reaches both of its ends, and the scores still leave several slots to the softmax.
-constexpr double projected_range = 2;
+// With larger inputs the scores over 512 dimensions are so large that rounding swish of them to
+// bfloat16, whatever computes it, costs the gradients 3e-2.
+constexpr double projected_range = 1;
 
 TEST_F(GsaCuda, ProjectedIsAsDefined) {
   uint64_t seed = 201;
