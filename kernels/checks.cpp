@@ -266,18 +266,26 @@ void GsaForward::check_inputs() const {
   require_present(q, 3, "q");
   require_present(k, 3, "k");
   require_present(v, 3, "v");
-  require_present(log_alpha, 3, "log_alpha");
+  require(bool(log_alpha) != projected(),
+          "GSA takes log_alpha (of activated q, k, v) or gate_logits (of projected ones), one of "
+          "both");
+  require_present(gate(), 3, projected() ? "gate_logits" : "log_alpha");
+  require(!projected() || gate_normalizer > 0, "the gate's normalizer must be positive");
   const int64_t tokens = q.dim(0);
   require(heads() > 0 && query_heads() % heads() == 0,
           "the query heads must be a multiple of the key/value heads");
   require_shape(k, {tokens, heads(), key_dim()}, "k");
   require(q.dim(2) == key_dim(), "q and k must have the same head dimension");
   require_shape(v, {tokens, heads(), value_dim()}, "v");
-  require_shape(log_alpha, {tokens, heads(), slots()}, "log_alpha");
+  require_shape(gate(), {tokens, heads(), slots()}, projected() ? "gate_logits" : "log_alpha");
   require_dtype(k, q.dtype(), "k");
   require_dtype(v, q.dtype(), "v");
   const DType state = accumulator(q.dtype());
-  require_dtype(log_alpha, state, "log_alpha");
+  if (projected()) {
+    require_dtype(gate_logits, q.dtype(), "gate_logits");
+  } else {
+    require_dtype(log_alpha, state, "log_alpha");
+  }
   require(!sequences.host.empty() && sequences.tokens() == tokens,
           "sequence_offsets must end at the number of tokens");
   require_shape(sequences.offsets, {sequences.count() + 1}, "sequence_offsets");
@@ -310,7 +318,16 @@ void GsaBackward::check() const {
   require_like(grad_q, forward.q, "grad_q");
   require_like(grad_k, forward.k, "grad_k");
   require_like(grad_v, forward.v, "grad_v");
-  require_like(grad_log_alpha, forward.log_alpha, "grad_log_alpha");
+  const bool projected = forward.projected();
+  require(bool(projected ? grad_gate_logits : grad_log_alpha) &&
+              !(projected ? grad_log_alpha : grad_gate_logits),
+          projected ? "of gate_logits the gradient is grad_gate_logits, not grad_log_alpha"
+                    : "of log_alpha the gradient is grad_log_alpha, not grad_gate_logits");
+  if (projected) {
+    require_like(grad_gate_logits, forward.gate_logits, "grad_gate_logits");
+  } else {
+    require_like(grad_log_alpha, forward.log_alpha, "grad_log_alpha");
+  }
   const DType state = accumulator(forward.q.dtype());
   const Shape key_state{forward.sequences.count(), forward.query_heads(), forward.key_dim(),
                         forward.slots()};

@@ -30,6 +30,20 @@
 //   dlog alpha_t = sum_{i>=t} db_i + (final states * their gradients, summed over K and V)
 //                  - alpha_t * (ds1_t + ds2_t)
 //
+// Projected mode. With `gate_logits` f in place of `log_alpha`, the rows of q, k and v are
+// projections of the hidden state, and the op does itself what lies between them and the equations
+// above:
+//
+//   q, k, v = swish(q), swish(k), swish(v)      swish(x) = x sigmoid(x)
+//   log alpha = logsigmoid(f) / gate_normalizer
+//
+// The gradients are then those of the projections and of the logits,
+//
+//   dx = swish'(x) * d swish(x)     df = sigmoid(-f) / gate_normalizer * dlog alpha
+//
+// and activated values need no memory: where a form has no kernel of its own for it, it puts them
+// into its workspace with the operations of kernels/activation.h (kernels/gsa_projected.h).
+//
 // Sequences of any lengths lie back to back along the first dimension; states are per sequence.
 #pragma once
 
@@ -52,14 +66,17 @@ struct Sequences {
   int64_t chunks() const;  // sum over the sequences of ceil(length / gsa_chunk)
 };
 
-// Dtypes: q, k, v and output are of one dtype; log_alpha and all states are float32 (float64 where
-// q is). Rows of q, k, v, log_alpha, output and of the gradients may be strided.
+// Dtypes: q, k, v, gate_logits and output are of one dtype; log_alpha and all states are float32
+// (float64 where q is). Rows of q, k, v, log_alpha, gate_logits, output and of the gradients may be
+// strided: q, k, v and gate_logits may be columns of one product, and so may their gradients.
 struct GsaForward {
-  ConstTensor q;          // [N, H_q, K]
-  ConstTensor k;          // [N, H, K]
-  ConstTensor v;          // [N, H, V]
-  ConstTensor log_alpha;  // [N, H, M], <= 0
-  Sequences sequences;    // N tokens in all
+  ConstTensor q;               // [N, H_q, K]
+  ConstTensor k;               // [N, H, K]
+  ConstTensor v;               // [N, H, V]
+  ConstTensor log_alpha;       // [N, H, M], <= 0; or absent:
+  ConstTensor gate_logits;     // [N, H, M]: q, k, v and these are projections, not yet activated
+  double gate_normalizer = 8;  // of the logits
+  Sequences sequences;         // N tokens in all
   double scale = 1;
   ConstTensor initial_key_state;    // [S, H_q, K, M], or absent: zero
   ConstTensor initial_value_state;  // [S, H_q, M, V], or absent: zero
@@ -72,7 +89,11 @@ struct GsaForward {
   int64_t heads() const { return k.dim(1); }
   int64_t key_dim() const { return k.dim(2); }
   int64_t value_dim() const { return v.dim(2); }
-  int64_t slots() const { return log_alpha.dim(2); }
+  int64_t slots() const { return gate().dim(2); }
+  // Whether the op applies swish and the gate's function itself.
+  bool projected() const { return bool(gate_logits); }
+  // What the gate is made of: log_alpha or gate_logits.
+  const ConstTensor& gate() const { return projected() ? gate_logits : log_alpha; }
   double flops() const;
   void check_inputs() const;  // all but the outputs
   void check() const;
@@ -86,7 +107,8 @@ struct GsaBackward {
   Tensor grad_q;                       // [N, H_q, K]
   Tensor grad_k;                       // [N, H, K]
   Tensor grad_v;                       // [N, H, V]
-  Tensor grad_log_alpha;               // [N, H, M]
+  Tensor grad_log_alpha;               // [N, H, M], unless projected
+  Tensor grad_gate_logits;             // [N, H, M], if projected: dtype of gate_logits
   Tensor grad_initial_key_state;       // [S, H_q, K, M], or absent: not wanted
   Tensor grad_initial_value_state;     // [S, H_q, M, V], or absent: not wanted
 

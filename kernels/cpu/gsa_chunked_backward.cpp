@@ -6,6 +6,7 @@
 #include <array>
 
 #include "kernels/backends.h"
+#include "kernels/cpu/gsa_activations.h"
 #include "kernels/cpu/gsa_chunked.h"
 
 namespace gsa::kernels::cpu {
@@ -403,10 +404,14 @@ size_t gsa_chunked_backward_workspace(const GsaBackward& args) {
   size_t bytes = 0;
   with_real_type(args.forward.q.dtype(), "gsa_chunked_backward",
                  [&](auto zero) { bytes = backward_workspace<decltype(zero)>(args.forward); });
-  return bytes;
+  return bytes + projected_workspace(args);
 }
 
-void gsa_chunked_backward(Stream& /*stream*/, const GsaBackward& args, std::byte* workspace) {
+void gsa_chunked_backward(Stream& stream, const GsaBackward& args, std::byte* workspace) {
+  if (args.forward.projected()) {
+    run_projected(stream, args, workspace, gsa_activations, gsa_chunked_backward);
+    return;
+  }
   with_real_type(args.forward.q.dtype(), "gsa_chunked_backward", [&](auto zero) {
     require_saved_bytes(args.forward);
     backward<decltype(zero)>(args, workspace);

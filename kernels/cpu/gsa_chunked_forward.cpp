@@ -1,5 +1,6 @@
 // The chunked form, forward. See gsa_chunked.h for the way it goes.
 #include "kernels/backends.h"
+#include "kernels/cpu/gsa_activations.h"
 #include "kernels/cpu/gsa_chunked.h"
 
 namespace gsa::kernels::cpu {
@@ -205,10 +206,14 @@ size_t gsa_chunked_forward_workspace(const GsaForward& args) {
   size_t bytes = 0;
   with_real_type(args.q.dtype(), "gsa_chunked_forward",
                  [&](auto zero) { bytes = forward_workspace<decltype(zero)>(args); });
-  return bytes;
+  return bytes + projected_workspace(args);
 }
 
-void gsa_chunked_forward(Stream& /*stream*/, const GsaForward& args, std::byte* workspace) {
+void gsa_chunked_forward(Stream& stream, const GsaForward& args, std::byte* workspace) {
+  if (args.projected()) {
+    run_projected(stream, args, workspace, gsa_activations, gsa_chunked_forward);
+    return;
+  }
   with_real_type(args.q.dtype(), "gsa_chunked_forward", [&](auto zero) {
     require_saved_bytes(args);
     forward<decltype(zero)>(args, workspace);

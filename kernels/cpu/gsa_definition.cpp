@@ -3,6 +3,7 @@
 // taken from the states themselves and not from the identity that the other forms use.
 #include <vector>
 
+#include "kernels/cpu/gsa_activations.h"
 #include "kernels/cpu/gsa_view.h"
 
 namespace gsa::kernels {
@@ -294,16 +295,32 @@ void backward(const GsaBackward& args) {
 
 }  // namespace
 
-void gsa_definition_forward(Stream& /*stream*/, const GsaForward& args) {
+void gsa_definition_forward(Stream& stream, const GsaForward& args) {
   args.check();
   require_cpu(args);
+  if (args.projected()) {
+    const Buffer workspace(Device::cpu, projected_workspace(args));
+    run_projected(stream, args, workspace.data(), cpu::gsa_activations,
+                  [](Stream& same, const GsaForward& activated, std::byte* /*workspace*/) {
+                    gsa_definition_forward(same, activated);
+                  });
+    return;
+  }
   cpu::with_real_type(args.q.dtype(), "gsa_definition_forward",
                       [&](auto zero) { forward<decltype(zero)>(args); });
 }
 
-void gsa_definition_backward(Stream& /*stream*/, const GsaBackward& args) {
+void gsa_definition_backward(Stream& stream, const GsaBackward& args) {
   args.check();
   require_cpu(args.forward);
+  if (args.forward.projected()) {
+    const Buffer workspace(Device::cpu, projected_workspace(args));
+    run_projected(stream, args, workspace.data(), cpu::gsa_activations,
+                  [](Stream& same, const GsaBackward& activated, std::byte* /*workspace*/) {
+                    gsa_definition_backward(same, activated);
+                  });
+    return;
+  }
   cpu::with_real_type(args.forward.q.dtype(), "gsa_definition_backward",
                       [&](auto zero) { backward<decltype(zero)>(args); });
 }

@@ -2,6 +2,7 @@
 // what generation runs, one token a sequence: the states are read and written once. Backward it
 // makes the states again, from checkpoints at every stretch of about sqrt(T) tokens.
 #include "kernels/backends.h"
+#include "kernels/cpu/gsa_activations.h"
 #include "kernels/cpu/gsa_view.h"
 
 namespace gsa::kernels::cpu {
@@ -344,10 +345,14 @@ size_t gsa_recurrent_forward_workspace(const GsaForward& args) {
   with_real_type(args.q.dtype(), "gsa_recurrent_forward", [&](auto zero) {
     const ForwardScratch<decltype(zero)> scratch(thread, args, GsaSizes(args));
   });
-  return static_cast<size_t>(scratch_threads()) * thread.bytes();
+  return static_cast<size_t>(scratch_threads()) * thread.bytes() + projected_workspace(args);
 }
 
-void gsa_recurrent_forward(Stream& /*stream*/, const GsaForward& args, std::byte* workspace) {
+void gsa_recurrent_forward(Stream& stream, const GsaForward& args, std::byte* workspace) {
+  if (args.projected()) {
+    run_projected(stream, args, workspace, gsa_activations, gsa_recurrent_forward);
+    return;
+  }
   with_real_type(args.q.dtype(), "gsa_recurrent_forward",
                  [&](auto zero) { forward<decltype(zero)>(args, workspace); });
 }
@@ -357,10 +362,14 @@ size_t gsa_recurrent_backward_workspace(const GsaBackward& args) {
   with_real_type(args.forward.q.dtype(), "gsa_recurrent_backward", [&](auto zero) {
     const BackwardScratch<decltype(zero)> scratch(thread, GsaSizes(args.forward));
   });
-  return static_cast<size_t>(scratch_threads()) * thread.bytes();
+  return static_cast<size_t>(scratch_threads()) * thread.bytes() + projected_workspace(args);
 }
 
-void gsa_recurrent_backward(Stream& /*stream*/, const GsaBackward& args, std::byte* workspace) {
+void gsa_recurrent_backward(Stream& stream, const GsaBackward& args, std::byte* workspace) {
+  if (args.forward.projected()) {
+    run_projected(stream, args, workspace, gsa_activations, gsa_recurrent_backward);
+    return;
+  }
   with_real_type(args.forward.q.dtype(), "gsa_recurrent_backward",
                  [&](auto zero) { backward<decltype(zero)>(args, workspace); });
 }

@@ -3,7 +3,7 @@
 // a reference (GsaGates).
 //
 // A block does one chunk and key/value head: a thread has a slot and 16 tokens in registers. Bytes
-// a token and slot: 4 read, 8 written; at B8 T2048 H4 M64 50 MB, 15 us at 3.3 TB/s.
+// a token and slot: 4 read (2 of logits), 8 written; at B8 T2048 H4 M64 50 MB, 15 us at 3.3 TB/s.
 #include "kernels/cuda/gsa_kernels.h"
 
 namespace gsa::kernels::cuda {
@@ -14,37 +14,68 @@ constexpr int runs = chunk_rows / run_rows;
 // Gates below this wipe a slot all the same; cut off there, so that b keeps its last places.
 constexpr float shut = -40.0F;
 
-// Which sequence the block's chunk belongs to; one warp.
+// Where the block's chunk lies; one warp.
 __device__ GsaChunk find_chunk(const int32_t* offsets, int sequences, int chunk, int lane) {
-  int before = 0;
-  for (int base = 0; base < sequences; base += warp_size) {
-    const int sequence = base + lane;
-    const int begin = sequence < sequences ? offsets[sequence] : 0;
-    const int end = sequence < sequences ? offsets[sequence + 1] : 0;
-    const int count = (end - begin + chunk_rows - 1) / chunk_rows;
-    int through = count;
+  const SequencePart part = find_part(offsets, sequences, chunk_rows, 0, chunk, lane);
+  const int first = part.begin + part.index * chunk_rows;
+  return {part.sequence, first, min(chunk_rows, part.end - first), part.index == 0 ? 1 : 0};
+}
+
+// log alpha of a thread's tokens; 0 where there are none. All loads before their first use.
+__device__ void load_run(const GsaGateRows& gate, int first, int head, int slot, int rows,
+                         float (&value)[run_rows]) {
+  if (gate.log_alpha.data != nullptr) {
+    const float* from = gate.log_alpha.at(first, head) + slot;
 #pragma unroll
-    for (int step = 1; step < warp_size; step *= 2) {
-      const int other = __shfl_up_sync(~0U, through, step);
-      through += lane >= step ? other : 0;
+    for (int i = 0; i < run_rows; ++i) {
+      value[i] = i < rows ? __ldg(from + i * gate.log_alpha.stride) : 0.0F;
     }
-    const int first = before + through - count;
-    const bool here = chunk >= first && chunk < before + through;
-    const unsigned found = __ballot_sync(~0U, here);
-    if (found != 0) {
-      const int source = __ffs(static_cast<int>(found)) - 1;
-      const int index = chunk - first;
-      GsaChunk place{sequence, begin + index * chunk_rows,
-                     min(chunk_rows, end - begin - index * chunk_rows), index == 0 ? 1 : 0};
-      place.sequence = __shfl_sync(~0U, place.sequence, source);
-      place.begin = __shfl_sync(~0U, place.begin, source);
-      place.length = __shfl_sync(~0U, place.length, source);
-      place.first = __shfl_sync(~0U, place.first, source);
-      return place;
-    }
-    before += __shfl_sync(~0U, through, warp_size - 1);
+    return;
   }
-  return {0, 0, 0, 0};
+  const bfloat16* from = gate.logits.at(first, head) + slot;
+  bfloat16 logits[run_rows];
+#pragma unroll
+  for (int i = 0; i < run_rows; ++i) {
+    logits[i] = i < rows ? from[i * gate.logits.stride] : bfloat16(0.0F);
+  }
+#pragma unroll
+  for (int i = 0; i < run_rows; ++i) {
+    const float log_alpha = log_sigmoid(to_float(logits[i])) * gate.inverse_normalizer;
+    value[i] = i < rows ? log_alpha : 0.0F;
+  }
+}
+
+// How many chunks come before one, if all segments' first chunks are read before their second ones;
+// `place` is its sequence, `index` its number in it. One warp.
+__device__ int reading_rank(const GsaGateArgs& args, int sequence, int index, int lane) {
+  const int position = index % args.segment_chunks;
+  int before = 0;
+  for (int i = lane; i < args.sequences; i += warp_size) {
+    const int chunks = (args.offsets[i + 1] - args.offsets[i] + chunk_rows - 1) / chunk_rows;
+    const int whole = chunks / args.segment_chunks;
+    const int rest = chunks % args.segment_chunks;
+    before += whole * position + min(rest, position);
+    if (i < sequence) {
+      before += whole + (rest > position ? 1 : 0);
+    }
+  }
+  return static_cast<int>(__reduce_add_sync(~0U, static_cast<unsigned>(before))) +
+         index / args.segment_chunks;
+}
+
+// The chunk's counters and its place in the order of reading; one warp.
+__device__ void prepare_flow(const GsaGateArgs& args, const GsaChunk& place, int chunk, int lane) {
+  const int index = (place.begin - args.offsets[place.sequence]) / chunk_rows;
+  const int rank = reading_rank(args, place.sequence, index, lane);
+  if (lane == 0) {
+    args.order[rank] = chunk;
+  }
+  for (int head = lane; head < args.state_heads; head += warp_size) {
+    args.stored[int64_t(chunk) * args.state_heads + head] = 0;
+  }
+  if (chunk == 0 && lane == 0) {
+    *args.next = 0;
+  }
 }
 
 template <int slots>
@@ -67,14 +98,15 @@ __global__ void __launch_bounds__(slots* runs) gates_kernel(const GsaGateArgs ar
   }
   __syncthreads();
 
-  const float* log_alpha = args.log_alpha.at(place.begin, head);
+  if (head == 0 && args.order != nullptr && threadIdx.x < warp_size) {
+    prepare_flow(args, place, chunk, static_cast<int>(threadIdx.x));
+  }
+  const int rows = slot < args.slots ? place.length - run * run_rows : 0;
   float value[run_rows];
+  load_run(args.rows, place.begin + run * run_rows, head, slot, rows, value);
   float sum = 0.0F;
 #pragma unroll
   for (int i = 0; i < run_rows; ++i) {
-    const int row = run * run_rows + i;
-    const bool exists = row < place.length && slot < args.slots;
-    value[i] = exists ? log_alpha[row * args.log_alpha.stride + slot] : 0.0F;
     sum += fmaxf(value[i], shut);
   }
   sums[run][slot] = sum;

@@ -1,8 +1,8 @@
-// What a warp of gsa_read.cu does with its 16 tokens between the products: gate, softmax,
-// gradients.
+// What a warp of gsa_read.cu does with its 16 tokens between the products: gate and softmax.
 #pragma once
 
 #include "kernels/cuda/gsa_kernels.h"
+#include "kernels/cuda/wgmma.h"
 
 namespace gsa::kernels::cuda::read_chunks {
 
@@ -14,13 +14,19 @@ struct ReadTiles {
   static constexpr int panels = slots / panel_columns;
   static constexpr int state_bytes = panels * panel_bytes;
   static constexpr int stage_bytes = 2 * panel_bytes + state_bytes;
-  static constexpr int gate = 0;  // G
+  static constexpr int gate = 0;  // G; the warps' scratch for the output once G has been used
   static constexpr int ring = gate + panels * panel_bytes;
-  static constexpr int scratch = ring + stages * stage_bytes;
+  static constexpr int key_products = ring + stages * stage_bytes;     // tril(Q K^T)
+  static constexpr int second_gradients = key_products + panel_bytes;  // a panel of scale du e^b
+  static constexpr int scratch = second_gradients + (panels - 1) * panel_bytes;
   static constexpr int scratch_bytes = panels * strip_bytes;  // a warp
   static constexpr int memory_bytes = scratch + threads / warp_size * scratch_bytes;
   static constexpr int tiles = panels * panel_tiles;  // accumulator tiles over the slots
-  static constexpr int resident_blocks = panels == 1 ? 3 : 2;
+  static_assert(threads / warp_size * strip_bytes <= ring);
+#ifndef READ_BLOCKS
+#define READ_BLOCKS 3
+#endif
+  static constexpr int resident_blocks = panels == 1 ? READ_BLOCKS : 2;
 };
 
 template <int slots>
@@ -29,8 +35,8 @@ template <int slots>
 using SlotOperand = StripOperand[ReadTiles<slots>::panels];
 
 // A lane's share of what steep slots add to a strip, element by element of an accumulator. In local
-// memory, filled by functions that are not inlined: steep slots are rare, and the code around has
-// no registers to spare.
+// memory, filled by loops that are not unrolled: steep slots are rare, and the code around has no
+// registers to spare (nor any to save around calls).
 template <int tiles>
 struct SteepShare {
   float elements[tiles * 4];
@@ -95,8 +101,8 @@ __device__ void mask_later(const ReadStrip<slots>& strip, StripAccumulator& a) {
 
 // The sum over j <= t of a[t, j] s_j e^{b_t - b_j}, a strip of [token, token].
 template <int slots>
-__device__ __noinline__ void fill_steep_scores(SteepShare<slots / 8>& share, SteepPlace place,
-                                               ChunkGate<slots> gate, const unsigned char* a) {
+__device__ __forceinline__ void add_up_steep_scores(SteepShare<slots / 8>& share, SteepPlace place,
+                                                    ChunkGate<slots> gate, const unsigned char* a) {
 #pragma unroll 1
   for (int element = 0; element < slots / 2; ++element) {
     const int row = place.row(element);
@@ -112,10 +118,18 @@ __device__ __noinline__ void fill_steep_scores(SteepShare<slots / 8>& share, Ste
   }
 }
 
+// Not inlined, where registers may be saved around a call.
+template <int slots>
+__device__ __noinline__ void fill_steep_scores(SteepShare<slots / 8>& share, SteepPlace place,
+                                               ChunkGate<slots> gate, const unsigned char* a) {
+  add_up_steep_scores<slots>(share, place, gate, a);
+}
+
 // The sum over the steep slots of r[t, m] s_j e^{b_t - b_j}, r in strips.
 template <int slots>
-__device__ __noinline__ void fill_steep_weights(SteepShare<panel_tiles>& share, SteepPlace place,
-                                                ChunkGate<slots> gate, const unsigned char* r) {
+__device__ __forceinline__ void add_up_steep_weights(SteepShare<panel_tiles>& share,
+                                                     SteepPlace place, ChunkGate<slots> gate,
+                                                     const unsigned char* r) {
 #pragma unroll 1
   for (int element = 0; element < panel_tiles * 4; ++element) {
     const int row = place.row(element);
@@ -130,6 +144,12 @@ __device__ __noinline__ void fill_steep_weights(SteepShare<panel_tiles>& share, 
     }
     share.elements[element] = sum;
   }
+}
+
+template <int slots>
+__device__ __noinline__ void fill_steep_weights(SteepShare<panel_tiles>& share, SteepPlace place,
+                                                ChunkGate<slots> gate, const unsigned char* r) {
+  add_up_steep_weights<slots>(share, place, gate, r);
 }
 
 // acc = e^b acc, and in steep slots + sum over j <= t of a[t, j] s_j e^{b_t - b_j}.
@@ -151,7 +171,7 @@ __device__ void apply_gate(const ReadStrip<slots>& strip, const StripOperand& a,
   write_strip(strip.scratch, a, strip.lane);
   __syncwarp();
   SteepShare<ReadTiles<slots>::tiles> share;
-  fill_steep_scores<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
+  add_up_steep_scores<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
   share.add_to(acc);
   __syncwarp();
 }
@@ -168,26 +188,12 @@ __device__ void write_plain(const ReadStrip<slots>& strip, const SlotAccumulator
   __syncwarp();
 }
 
-// a = tril(gated G^T), and of steep slots + r[t, m] s_j e^{b_t - b_j}.
+// Stores a strip of [token, token].
 template <int slots>
-__device__ void read_weights(const ReadStrip<slots>& strip, uint32_t gate_panels,
-                             const SlotOperand<slots>& gated, const SlotAccumulator<slots>& r,
-                             StripAccumulator& a) {
-  clear(a, panel_tiles);
-#pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-    multiply_panel<PanelRows::columns>(a, gated[panel], gate_panels + panel * panel_bytes,
-                                       strip.lane);
-  }
-  mask_later(strip, a);
-  if (!strip.any_steep) {
-    return;
-  }
-  write_plain(strip, r);
-  SteepShare<panel_tiles> share;
-  fill_steep_weights<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
-  share.add_to(a);
-  __syncwarp();
+__device__ void store_weights(const ReadStrip<slots>& strip, const StripOperand& weights,
+                              bfloat16* target) {
+  store_strip(weights, strip.scratch, target + strip.base / slots * chunk_rows, chunk_rows,
+              strip_rows, panel_columns, strip.lane);
 }
 
 // A row lies in the four lanes of a quad.
@@ -200,7 +206,7 @@ __device__ inline float quad_sum(float x) {
   return x + __shfl_xor_sync(~0U, x, 2);
 }
 
-// Softmax over the slots that exist, in place; the padded ones become 0.
+// Softmax over the slots that exist, in place; the padded ones become 0, and tokens past the end.
 template <int slots>
 __device__ void softmax(const ReadStrip<slots>& strip, SlotAccumulator<slots>& u) {
 #pragma unroll
@@ -224,137 +230,14 @@ __device__ void softmax(const ReadStrip<slots>& strip, SlotAccumulator<slots>& u
         sum += u[tile][i];
       }
     }
-    const float inverse = 1.0F / quad_sum(sum);
+    const float total = quad_sum(sum);
+    const float inverse = strip.token(2 * half) < strip.gate.length ? 1.0F / total : 0.0F;
 #pragma unroll
     for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
       u[tile][2 * half] *= inverse;
       u[tile][2 * half + 1] *= inverse;
     }
   }
-}
-
-// r e^b as an operand.
-template <int slots>
-__device__ void gate_operand(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& r,
-                             SlotOperand<slots>& gated) {
-#pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float2 b = strip.decay(tile, half);
-      gated[tile / panel_tiles][tile % panel_tiles / 2][tile % 2 * 2 + half] =
-          pack_pair(r[tile][2 * half] * __expf(b.x), r[tile][2 * half + 1] * __expf(b.y));
-    }
-  }
-}
-
-template <int slots>
-__device__ void store_operand(const ReadStrip<slots>& strip, const SlotOperand<slots>& operand,
-                              bfloat16* target) {
-#pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-    store_strip(operand[panel], strip.scratch, target + strip.base + panel * panel_columns, slots,
-                strip_rows, panel_columns, strip.lane);
-  }
-}
-
-// Stores r as it is: what write.cu needs of steep slots.
-template <int slots>
-__device__ void store_plain(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& r,
-                            bfloat16* target) {
-#pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-    store_strip(r + panel * panel_tiles, strip.scratch, target + strip.base + panel * panel_columns,
-                slots, strip_rows, panel_columns, strip.lane);
-  }
-}
-
-// Forward: from e^b acc to u (kept) and the operand of p.
-template <int slots>
-__device__ void turn_forward(const ReadStrip<slots>& strip, SlotAccumulator<slots>& acc,
-                             SlotOperand<slots>& gated) {
-#pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      acc[tile][2 * half] *= strip.args.scale;
-      acc[tile][2 * half + 1] *= strip.args.scale;
-      if (strip.args.scores != nullptr) {
-        *reinterpret_cast<float2*>(strip.args.scores + strip.index(tile, half)) =
-            make_float2(acc[tile][2 * half], acc[tile][2 * half + 1]);
-      }
-    }
-  }
-  softmax(strip, acc);
-  gate_operand(strip, acc, gated);
-}
-
-// p dp + u du of one element, from the operands as the products see them, rounded: what is written
-// and what is read of a slot then cancels in the gate's gradient but for float32's rounding.
-__device__ inline float gate_product(float p, float dp, float u_over_scale, float gradient, float b,
-                                     bool is_steep) {
-  const auto seen = [&](float x) {
-    return is_steep ? to_float(from_float<bfloat16>(x))
-                    : to_float(from_float<bfloat16>(x * __expf(b))) * __expf(-b);
-  };
-  return dp * seen(p) + u_over_scale * seen(gradient);
-}
-
-// Backward: from dp and the kept u to p dp + u du, the operands of p and scale du.
-template <int slots>
-__device__ void turn_backward(const ReadStrip<slots>& strip, SlotAccumulator<slots>& acc,
-                              SlotOperand<slots>& gated) {
-  const float scale = strip.args.scale;
-  const float inverse_scale = scale == 0.0F ? 0.0F : 1.0F / scale;
-  SlotAccumulator<slots> p;
-  const auto scores = [&](int tile, int half) {
-    return *reinterpret_cast<const float2*>(strip.args.scores + strip.index(tile, half));
-  };
-#pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float2 u = scores(tile, half);
-      p[tile][2 * half] = u.x;
-      p[tile][2 * half + 1] = u.y;
-    }
-  }
-  softmax(strip, p);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float mean = 0.0F;
-#pragma unroll
-    for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-      mean +=
-          p[tile][2 * half] * acc[tile][2 * half] + p[tile][2 * half + 1] * acc[tile][2 * half + 1];
-    }
-    mean = quad_sum(mean);
-#pragma unroll
-    for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-      const float2 u = scores(tile, half);
-      const float2 b = strip.decay(tile, half);
-      float product[2];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int element = 2 * half + i;
-        const float dp = acc[tile][element];
-        acc[tile][element] = scale * p[tile][element] * (dp - mean);
-        product[i] = gate_product(
-            p[tile][element], dp, inverse_scale * (i == 0 ? u.x : u.y), acc[tile][element],
-            i == 0 ? b.x : b.y, strip.any_steep && strip.gate.is_steep(strip.slot(tile, element)));
-      }
-      *reinterpret_cast<float2*>(strip.args.products + strip.index(tile, half)) =
-          make_float2(product[0], product[1]);
-    }
-  }
-  if (strip.any_steep) {
-    store_plain(strip, p, strip.args.probabilities);
-    store_plain(strip, acc, strip.args.score_gradients);
-  }
-  gate_operand(strip, p, gated);
-  store_operand(strip, gated, strip.args.gated_probabilities);
-  gate_operand(strip, acc, gated);
-  store_operand(strip, gated, strip.args.gated_gradients);
 }
 
 }  // namespace gsa::kernels::cuda::read_chunks

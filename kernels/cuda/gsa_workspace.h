@@ -6,6 +6,9 @@
 // dimensions to a multiple of 64. Tokens past the end of a sequence have gate 1 and input 0.
 #pragma once
 
+#include <algorithm>
+#include <span>
+
 #include "kernels/cuda/workspace.h"
 #include "kernels/gsa.h"
 
@@ -22,6 +25,7 @@ inline int64_t gsa_round_up(int64_t value) {
 
 // The sizes that a call has in the kernels' own layout.
 struct GsaSizes {
+  int64_t sequences;
   int64_t chunks;
   int64_t query_heads;
   int64_t heads;
@@ -31,7 +35,8 @@ struct GsaSizes {
   int64_t value_dim;    // padded
 
   explicit GsaSizes(const GsaForward& args)
-      : chunks(args.sequences.chunks()),
+      : sequences(args.sequences.count()),
+        chunks(args.sequences.chunks()),
         query_heads(args.query_heads()),
         heads(args.heads()),
         state_heads(args.initial_key_state || args.initial_value_state ? args.query_heads()
@@ -44,18 +49,54 @@ struct GsaSizes {
   size_t by_slot(int64_t head_count) const {
     return size_t(chunks * head_count * gsa_chunk * slots);
   }
+  // Elements of a tensor [chunks, head_count, gsa_chunk, gsa_chunk].
+  size_t by_token(int64_t head_count) const {
+    return size_t(chunks * head_count * gsa_chunk * gsa_chunk);
+  }
   // Elements of the states at the chunks' boundaries, [chunks, head_count, slots, dim].
   size_t states(int64_t head_count, int64_t dim) const {
     return size_t(chunks * head_count * slots * dim);
   }
 };
 
+// Where a scan has too few heads and sequences to fill a GPU, it cuts sequences into segments of
+// equal numbers of chunks. A matter of shapes alone, so that results are too.
+struct GsaSegments {
+  static constexpr int64_t blocks_wanted = 512;  // of the scan: 4 on each of 128 multiprocessors
+  static constexpr int64_t least_chunks = 8;     // of a segment
+  static constexpr int64_t whole = int64_t{1} << 20;
+
+  int64_t chunks = whole;  // a segment
+  int64_t count;           // of all sequences, at most
+  size_t states = 0;       // elements of GsaScanArgs::segment_states
+  size_t decays = 0;       // of segment_decays
+
+  // Of a scan over the states of `heads` heads.
+  GsaSegments(const GsaSizes& sizes, int64_t heads) : count(sizes.sequences) {
+    const int64_t dims = sizes.key_dim + sizes.value_dim;
+    const int64_t blocks = sizes.sequences * heads * (dims / gsa_tile);
+    if (blocks == 0 || 2 * blocks > blocks_wanted) {
+      return;
+    }
+    const int64_t wanted = blocks_wanted / blocks * sizes.sequences;
+    const int64_t chunks_each = std::max((sizes.chunks + wanted - 1) / wanted, least_chunks);
+    if (sizes.chunks <= chunks_each * sizes.sequences) {
+      return;
+    }
+    chunks = chunks_each;
+    count += sizes.chunks / chunks;
+    states = size_t(count * heads * sizes.slots * dims);
+    decays = size_t(count * heads * sizes.slots);
+  }
+};
+
 // What the chunked forward pass may keep: the states at the start of every chunk, which cost most,
-// and u, from which p follows.
+// u, from which p follows, and the products of the chunk's own queries and keys.
 struct GsaSaved {
   size_t key_states;    // [chunks, state_heads, slots, key_dim] bfloat16
   size_t value_states;  // [chunks, state_heads, slots, value_dim] bfloat16
   size_t scores;        // [chunks, query_heads, gsa_chunk, slots] float32: u
+  size_t key_products;  // [chunks, query_heads, gsa_chunk, gsa_chunk] bfloat16: tril(Q K^T)
   size_t bytes;
 
   explicit GsaSaved(const GsaSizes& sizes) {
@@ -63,6 +104,7 @@ struct GsaSaved {
     key_states = layout.add(sizes.states(sizes.state_heads, sizes.key_dim) * bfloat16_bytes);
     value_states = layout.add(sizes.states(sizes.state_heads, sizes.value_dim) * bfloat16_bytes);
     scores = layout.add(sizes.by_slot(sizes.query_heads) * sizeof(float));
+    key_products = layout.add(sizes.by_token(sizes.query_heads) * bfloat16_bytes);
     bytes = layout.end();
   }
 };
@@ -83,48 +125,157 @@ struct GsaGateParts {
         end_key_gate(layout.add(sizes.by_slot(sizes.heads) * bfloat16_bytes)) {}
 };
 
+// What a scan by segments leaves between its passes; empty where it is not by segments.
+struct GsaSegmentParts {
+  size_t states;
+  size_t decays;
+
+  GsaSegmentParts(WorkspaceLayout& layout, const GsaSegments& segments)
+      : states(layout.add(segments.states * sizeof(float))),
+        decays(layout.add(segments.decays * sizeof(float))) {}
+};
+
+// What orders the blocks of the forward kernel: int32.
+struct GsaFlowParts {
+  size_t next;    // [1]
+  size_t stored;  // [chunks, state_heads]
+  size_t order;   // [chunks]
+
+  GsaFlowParts(WorkspaceLayout& layout, const GsaSizes& sizes)
+      : next(layout.add(sizeof(int32_t))),
+        stored(layout.add(size_t(sizes.chunks * sizes.state_heads) * sizeof(int32_t))),
+        order(layout.add(size_t(sizes.chunks) * sizeof(int32_t))) {}
+};
+
 struct GsaForwardWorkspace {
   WorkspaceLayout layout;
   GsaGateParts gates;
+  GsaSegmentParts segments;
+  GsaFlowParts flow;
   size_t saved;  // GsaSaved, where the caller keeps nothing
   size_t bytes;
 
   explicit GsaForwardWorkspace(const GsaForward& args)
-      : gates(layout, GsaSizes(args)),
-        saved(layout.add(args.saved ? 0 : GsaSaved(GsaSizes(args)).bytes)),
+      : GsaForwardWorkspace(args, GsaSizes(args)) {}
+
+ private:
+  GsaForwardWorkspace(const GsaForward& args, const GsaSizes& sizes)
+      : gates(layout, sizes),
+        segments(layout, GsaSegments(sizes, sizes.state_heads)),
+        flow(layout, sizes),
+        saved(layout.add(args.saved ? 0 : GsaSaved(sizes).bytes)),
         bytes(layout.end()) {}
+};
+
+// How the backward pass walks along the sequences (gsa_walk.cu). A block has a slice of the keys'
+// or values' dimensions of a head, and a segment of a sequence's chunks; segments only where
+// sequences are too few and long to fill a GPU.
+struct GsaWalkPlan {
+  // The sum over tokens of the gate's gradient starts anew at the end of every so many chunks.
+  static constexpr int64_t anchor_chunks = 4;
+  static constexpr int64_t wanted_blocks = 128;
+  static constexpr int64_t shortest_segment = 4;
+  static constexpr int64_t warpgroups = 2;  // a block, side by side along its dimensions
+
+  int64_t heads;    // the key/value heads; the query heads where each has states of its own
+  int64_t columns;  // of a warpgroup
+  int64_t key_slices;
+  int64_t value_slices;
+  int64_t slices;   // both
+  int64_t cluster;  // blocks, slices side by side, that add up X G^T between them: two or one
+  int64_t written_parts;
+  int64_t segment_chunks;
+  int64_t segments;  // of the longest sequence
+
+  explicit GsaWalkPlan(const GsaBackward& args) {
+    const GsaSizes sizes(args.forward);
+    const bool has_states = sizes.state_heads != sizes.heads || args.grad_final_key_state ||
+                            args.grad_final_value_state || args.grad_initial_key_state ||
+                            args.grad_initial_value_state;
+    heads = has_states ? sizes.query_heads : sizes.heads;
+    const bool is_wide =
+        sizes.slots == gsa_tile && sizes.key_dim > 2 * gsa_tile && sizes.value_dim > 2 * gsa_tile;
+    columns = is_wide ? 2 * gsa_tile : gsa_tile;
+    const int64_t width = warpgroups * columns;
+    key_slices = (sizes.key_dim + width - 1) / width;
+    value_slices = (sizes.value_dim + width - 1) / width;
+    slices = key_slices + value_slices;
+    cluster = slices % 2 == 0 ? 2 : 1;
+    written_parts = slices / cluster;
+    int64_t longest = 0;
+    const std::span<const int32_t> offsets = args.forward.sequences.host;
+    for (size_t i = 1; i < offsets.size(); ++i) {
+      longest = std::max(longest, (offsets[i] - offsets[i - 1] + gsa_chunk - 1) / gsa_chunk);
+    }
+    const int64_t shared = std::max(
+        shortest_segment, (sizes.chunks * heads * slices + wanted_blocks - 1) / wanted_blocks);
+    segment_chunks = 2 * longest > 3 * shared ? shared : std::max<int64_t>(longest, 1);
+    segments = (longest + segment_chunks - 1) / segment_chunks;
+  }
+
+  // Whether query heads of one key/value head walk apart and their dk and dv are summed afterwards.
+  bool sums_groups(const GsaSizes& sizes) const { return heads != sizes.heads; }
 };
 
 struct GsaBackwardWorkspace {
   WorkspaceLayout layout;
   GsaGateParts gates;
-  size_t saved;                // GsaSaved, computed again where the caller kept nothing
-  size_t products;             // [chunks, H_q, gsa_chunk, slots] float32: p dp + u du
-  size_t probabilities;        // the same shape, bfloat16: p
-  size_t score_gradients;      // p's gradient through the softmax, scale du
-  size_t gated_probabilities;  // p e^b
+  GsaSegmentParts segments;  // of the scan
+  GsaFlowParts flow;         // of the forward pass, if it runs again
+  size_t saved;              // GsaSaved, computed again where the caller kept nothing
+  size_t own_gradients;      // [chunks, H_q, gsa_chunk, slots] float32: of the gate, as far as the
+                             //   chunk's own tokens go
+  size_t own_totals;         // [chunks, H_q, slots] float32: p dp + u du - s ds of them, summed
+  size_t probabilities;      // [chunks, H_q, gsa_chunk, slots], bfloat16, of steep chunks: p
+  size_t score_gradients;    // p's gradient through the softmax, scale du
+  size_t gated_probabilities;  // the same of all chunks: p e^b
   size_t gated_gradients;      // scale du e^b
-  size_t key_state_gradients;  // [chunks, H_q, slots, key_dim] bfloat16, at the chunks' ends
-  size_t value_state_gradients;
-  size_t group_sums;  // [chunks, H, key_dim + value_dim, gsa_chunk] float32, of grouped heads only
+  size_t value_weights;        // [chunks, H_q, gsa_chunk, gsa_chunk] bfloat16: tril((p e^b) g^T)
+  size_t key_weights;          // tril((scale du e^b) g^T)
+  // Of the walk, by walking head and slice:
+  size_t written_products;  // [chunks, heads, parts, gsa_chunk, slots] float32: X G^T
+  size_t state_products;    // [chunks, heads, slices, warpgroups, slots] float32: sum_d S G
+  size_t walk_states;       // [S, segments, heads, slices] states in float32, by thread
+  size_t walk_decays;
+  size_t key_gradients;  // [N, heads, K] bfloat16: dk by query head, where those walk
+  size_t value_gradients;
   size_t bytes;
 
-  explicit GsaBackwardWorkspace(const GsaForward& args) : gates(layout, GsaSizes(args)) {
-    const GsaSizes sizes(args);
+  explicit GsaBackwardWorkspace(const GsaBackward& args)
+      : GsaBackwardWorkspace(args, GsaSizes(args.forward)) {}
+
+ private:
+  GsaBackwardWorkspace(const GsaBackward& args, const GsaSizes& sizes)
+      : gates(layout, sizes),
+        segments(layout, GsaSegments(sizes, sizes.state_heads)),
+        flow(layout, sizes) {
+    const GsaWalkPlan plan(args);
     const int64_t heads = sizes.query_heads;
     const size_t operand = sizes.by_slot(heads) * bfloat16_bytes;
-    const bool grouped = sizes.query_heads != sizes.heads;
-    saved = layout.add(args.saved ? 0 : GsaSaved(sizes).bytes);
-    products = layout.add(sizes.by_slot(heads) * sizeof(float));
+    const size_t weights = sizes.by_token(heads) * bfloat16_bytes;
+    saved = layout.add(args.forward.saved ? 0 : GsaSaved(sizes).bytes);
+    own_gradients = layout.add(sizes.by_slot(heads) * sizeof(float));
+    own_totals = layout.add(size_t(sizes.chunks * heads * sizes.slots) * sizeof(float));
     probabilities = layout.add(operand);
     score_gradients = layout.add(operand);
     gated_probabilities = layout.add(operand);
     gated_gradients = layout.add(operand);
-    key_state_gradients = layout.add(sizes.states(heads, sizes.key_dim) * bfloat16_bytes);
-    value_state_gradients = layout.add(sizes.states(heads, sizes.value_dim) * bfloat16_bytes);
-    group_sums = layout.add(grouped ? size_t(sizes.chunks * sizes.heads * gsa_chunk) *
-                                          size_t(sizes.key_dim + sizes.value_dim) * sizeof(float)
-                                    : 0);
+    value_weights = layout.add(weights);
+    key_weights = layout.add(weights);
+    const int64_t slices = plan.heads * plan.slices;
+    written_products = layout.add(sizes.by_slot(plan.heads * plan.written_parts) * sizeof(float));
+    state_products = layout.add(
+        size_t(sizes.chunks * slices * GsaWalkPlan::warpgroups * sizes.slots) * sizeof(float));
+    const int64_t blocks =
+        plan.segments > 1 ? args.forward.sequences.count() * plan.segments * slices : 0;
+    const int64_t columns = GsaWalkPlan::warpgroups * plan.columns;
+    walk_states = layout.add(size_t(blocks * columns * sizes.slots) * sizeof(float));
+    walk_decays =
+        layout.add(size_t(blocks * GsaWalkPlan::warpgroups * 4 * sizes.slots) * sizeof(float));
+    const bool sums = plan.sums_groups(sizes);
+    const size_t rows = sums ? size_t(args.forward.q.dim(0) * plan.heads) : 0;
+    key_gradients = layout.add(rows * size_t(args.forward.key_dim()) * bfloat16_bytes);
+    value_gradients = layout.add(rows * size_t(args.forward.value_dim()) * bfloat16_bytes);
     bytes = layout.end();
   }
 };

@@ -250,29 +250,57 @@ __device__ inline float read_element(const unsigned char* panel, int row, int co
   return to_float(reinterpret_cast<const bfloat16*>(piece)[column % piece_columns]);
 }
 
-// Stores a warp's strip to memory, whole 16-byte pieces, through its own `scratch` of strip_bytes.
-__device__ inline void store_strip(const StripOperand& a, unsigned char* scratch, bfloat16* target,
-                                   int64_t stride, int valid_rows, int valid_columns, int lane) {
-  write_strip(scratch, a, lane);
+// The 16-byte pieces of a strip that a lane moves from or to memory: piece `strip_piece` of rows
+// `strip_row(0)`, `strip_row(1)`, ...
+inline constexpr int lane_pieces = strip_rows * row_pieces / warp_size;
+__device__ inline int strip_row(int i, int lane) {
+  return i * (warp_size / row_pieces) + lane / row_pieces;
+}
+__device__ inline int strip_piece(int lane) {
+  return lane % row_pieces;
+}
+
+// What store_strip does to a piece on its way: nothing.
+struct AsItIs {
+  __device__ uint4 operator()(uint4 piece, int /*i*/) const { return piece; }
+};
+
+// Copies a strip from shared memory to memory, whole 16-byte pieces; its warp alone has written it.
+// `change(piece, i)` of the lane's i-th piece is what is stored.
+template <typename Change = AsItIs>
+__device__ inline void copy_strip_out(const unsigned char* strip, bfloat16* target, int64_t stride,
+                                      int valid_rows, int valid_columns, int lane,
+                                      const Change& change = {}) {
   __syncwarp();
 #pragma unroll
-  for (int i = 0; i < strip_rows * row_pieces / warp_size; ++i) {
-    const int row = i * (warp_size / row_pieces) + lane / row_pieces;
-    const int piece = lane % row_pieces;
+  for (int i = 0; i < lane_pieces; ++i) {
+    const int row = strip_row(i, lane);
+    const int piece = strip_piece(lane);
     if (row < valid_rows && piece * piece_columns < valid_columns) {
-      const uint4 value = *reinterpret_cast<const uint4*>(scratch + panel_offset(row, piece));
-      *reinterpret_cast<uint4*>(target + row * stride + piece * piece_columns) = value;
+      const uint4 value = *reinterpret_cast<const uint4*>(strip + panel_offset(row, piece));
+      *reinterpret_cast<uint4*>(target + row * stride + piece * piece_columns) = change(value, i);
     }
   }
+}
+
+// Stores a warp's strip to memory through its own `scratch` of strip_bytes.
+template <typename Change = AsItIs>
+__device__ inline void store_strip(const StripOperand& a, unsigned char* scratch, bfloat16* target,
+                                   int64_t stride, int valid_rows, int valid_columns, int lane,
+                                   const Change& change = {}) {
+  write_strip(scratch, a, lane);
+  copy_strip_out(scratch, target, stride, valid_rows, valid_columns, lane, change);
   __syncwarp();
 }
 
 // The same from accumulators.
+template <typename Change = AsItIs>
 __device__ inline void store_strip(const float (*c)[4], unsigned char* scratch, bfloat16* target,
-                                   int64_t stride, int valid_rows, int valid_columns, int lane) {
+                                   int64_t stride, int valid_rows, int valid_columns, int lane,
+                                   const Change& change = {}) {
   StripOperand a;
   to_operand(a, c);
-  store_strip(a, scratch, target, stride, valid_rows, valid_columns, lane);
+  store_strip(a, scratch, target, stride, valid_rows, valid_columns, lane, change);
 }
 
 }  // namespace gsa::kernels::cuda

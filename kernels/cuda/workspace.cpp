@@ -4,6 +4,7 @@
 
 #include "kernels/backends.h"
 #include "kernels/cuda/gsa_workspace.h"
+#include "kernels/gsa_projected.h"
 
 namespace gsa::kernels::cuda {
 namespace {
@@ -36,14 +37,14 @@ size_t gsa_chunked_forward_workspace(const GsaForward& args) {
                                      : gsa_recurrent_forward_workspace(args);
 }
 size_t gsa_chunked_backward_workspace(const GsaBackward& args) {
-  return gsa_uses_tensor_cores(args.forward) ? GsaBackwardWorkspace(args.forward).bytes
+  return gsa_uses_tensor_cores(args.forward) ? GsaBackwardWorkspace(args).bytes
                                              : gsa_recurrent_backward_workspace(args);
 }
 size_t gsa_recurrent_forward_workspace(const GsaForward& args) {
-  return GsaRecurrentWorkspace(args).bytes;
+  return GsaRecurrentWorkspace(args).bytes + projected_workspace(args);
 }
 size_t gsa_recurrent_backward_workspace(const GsaBackward& args) {
-  return GsaRecurrentBackwardWorkspace(args.forward).bytes;
+  return GsaRecurrentBackwardWorkspace(args.forward).bytes + projected_workspace(args);
 }
 size_t sum_losses_workspace(const SumLosses& /*args*/) {
   return 0;

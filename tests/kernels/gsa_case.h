@@ -49,11 +49,13 @@ struct GsaShape {
 
 using Arrays = std::map<std::string, std::vector<double>>;
 
-// Inputs by the names of the golden files, without their group: "q", "grad_output", ...
+// Inputs by the names of the golden files, without their group: "q", "grad_output", ... With
+// "gate_logits" among them in place of "log_alpha", q, k and v are projections.
 struct GsaProblem {
   GsaShape shape;
   double scale = 1;
   Arrays inputs;
+  double gate_normalizer = 8;
 };
 
 // A gate a draw: mild, or anything that a gate can be: open, shut, and in between.
@@ -92,6 +94,23 @@ inline GsaProblem random_problem(const GsaShape& shape, uint64_t seed,
   return problem;
 }
 
+// The same with projections: logits of both signs in place of the gates. The normalizer is small,
+// so that gates are shut enough for every input to count.
+inline GsaProblem random_projected_problem(const GsaShape& shape, uint64_t seed, double range = 3) {
+  GsaProblem problem = random_problem(shape, seed);
+  Random random(seed + 1000);
+  const auto gates = static_cast<int64_t>(problem.inputs.at("log_alpha").size());
+  problem.inputs.erase("log_alpha");
+  problem.inputs["gate_logits"] = random.uniform_values(gates, -range, range);
+  for (const char* name : {"q", "k", "v"}) {
+    for (double& value : problem.inputs.at(name)) {
+      value *= range;
+    }
+  }
+  problem.gate_normalizer = 2;
+  return problem;
+}
+
 inline GsaProblem golden_problem(const GoldenFile& file) {
   const std::vector<int64_t> q = file.read("inputs/q").shape;
   const std::vector<int64_t> v = file.read("inputs/v").shape;
@@ -126,8 +145,10 @@ class GsaCase {
     for (const char* name : {"output", "final_key_state", "final_value_state"}) {
       tensors_[name] = HostTensor(dtype, storage(name), padding_of(name));
     }
-    for (const char* name : {"q", "k", "v", "log_alpha"}) {
-      tensors_[std::string("d_") + name] = HostTensor(dtype, storage(name), padding_of(name));
+    for (const char* name : {"q", "k", "v", "log_alpha", "gate_logits"}) {
+      if (has(name)) {
+        tensors_[std::string("d_") + name] = HostTensor(dtype, storage(name), padding_of(name));
+      }
     }
     for (const char* name : {"initial_key_state", "initial_value_state"}) {
       if (has(name)) {
@@ -145,6 +166,8 @@ class GsaCase {
     args.k = view("k");
     args.v = view("v");
     args.log_alpha = view("log_alpha");
+    args.gate_logits = view("gate_logits");
+    args.gate_normalizer = problem_.gate_normalizer;
     args.sequences.host = offsets_;
     args.sequences.offsets = ConstTensor(offsets_.data(), DType::int32, Device::cpu,
                                          {static_cast<int64_t>(offsets_.size())});
@@ -167,6 +190,7 @@ class GsaCase {
     args.grad_k = view("d_k");
     args.grad_v = view("d_v");
     args.grad_log_alpha = view("d_log_alpha");
+    args.grad_gate_logits = view("d_gate_logits");
     args.grad_initial_key_state = view("d_initial_key_state");
     args.grad_initial_value_state = view("d_initial_value_state");
     return args;
@@ -256,7 +280,7 @@ class GsaCase {
     if (of == "v") {
       return {shape.tokens(), shape.heads, shape.value_dim};
     }
-    if (of == "log_alpha") {
+    if (of == "log_alpha" || of == "gate_logits") {
       return {shape.tokens(), shape.heads, shape.slots};
     }
     return {shape.tokens(), shape.query_heads, shape.value_dim};

@@ -49,5 +49,12 @@ TEST(GsaGradients, MatchCentralDifferencesAcrossChunks) {
   }
 }
 
+TEST(GsaGradients, OfProjectionsMatchCentralDifferences) {
+  const GsaShape shape{{19, 0, 5}, 2, 1, 5, 6, 4};
+  for (Form form : all_forms) {
+    expect_central_differences(form, random_projected_problem(shape, 4));
+  }
+}
+
 }  // namespace
 }  // namespace gsa::test

@@ -86,6 +86,8 @@ void add_bench(CLI::App& program, Action& action) {
   op->add_option("--kv-heads", options->op.kv_heads, "Key/value heads; 0: as many");
   op->add_option("--head-dim", options->op.head_dim, "K = V; 0: by device");
   op->add_option("--slots", options->op.slots, "M; 0: by device");
+  op->add_flag("--projected", options->op.projected,
+               "q, k, v and the gate as a layer has them, before their activations");
   op->add_option("--device", options->device, "auto, cpu or cuda");
   op->add_option("--compute", options->compute, "auto, bf16 or float32");
   op->callback([options, &action] {

@@ -70,6 +70,7 @@ struct BenchOpOptions {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   int64_t slots = 0;
+  bool projected = false;  // q, k, v before their activations, gates as logits
 };
 BenchResult bench_op(const BenchOpOptions& options, Session& session);
 

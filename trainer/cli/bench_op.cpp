@@ -42,10 +42,17 @@ class OpInputs {
                         .sequences = {.host = host.host, .offsets = offsets},
                         .output = make({n, o.heads, o.head_dim}, dtype)};
     kernels::GsaForward& forward = backward.forward;
-    const Tensor gates = make({n, o.kv_heads * o.slots}, DType::float32);
-    const Tensor log_alpha = make({n, o.kv_heads * o.slots}, DType::float32);
-    kernels::log_gate_forward(stream, {.input = gates, .log_alpha = log_alpha});
-    forward.log_alpha = log_alpha.reshape({n, o.kv_heads, o.slots});
+    const Shape gate_shape{n, o.kv_heads, o.slots};
+    if (o.projected) {
+      forward.gate_logits = make(gate_shape, dtype);
+      backward.grad_gate_logits = make(gate_shape, dtype);
+    } else {
+      const Tensor gates = make({n, o.kv_heads * o.slots}, DType::float32);
+      const Tensor log_alpha = make({n, o.kv_heads * o.slots}, DType::float32);
+      kernels::log_gate_forward(stream, {.input = gates, .log_alpha = log_alpha});
+      forward.log_alpha = log_alpha.reshape(gate_shape);
+      backward.grad_log_alpha = make(gate_shape, DType::float32);
+    }
     const auto saved = static_cast<int64_t>(kernels::gsa_chunked_saved_bytes(forward));
     if (saved > 0) {
       memory_.emplace_back(session.device, static_cast<size_t>(saved));
@@ -55,7 +62,6 @@ class OpInputs {
     backward.grad_q = make({n, o.heads, o.head_dim}, dtype);
     backward.grad_k = make({n, o.kv_heads, o.head_dim}, dtype);
     backward.grad_v = make({n, o.kv_heads, o.head_dim}, dtype);
-    backward.grad_log_alpha = make({n, o.kv_heads, o.slots}, DType::float32);
   }
 
   kernels::GsaBackward backward;
@@ -68,12 +74,12 @@ class OpInputs {
 
 // Bytes that must move: each input read once, each output written once.
 double forward_bytes(const kernels::GsaForward& f) {
-  return double(f.q.bytes() + f.k.bytes() + f.v.bytes() + f.log_alpha.bytes() + f.output.bytes());
+  return double(f.q.bytes() + f.k.bytes() + f.v.bytes() + f.gate().bytes() + f.output.bytes());
 }
 
 double backward_bytes(const kernels::GsaBackward& b) {
-  return forward_bytes(b.forward) +
-         double(b.grad_q.bytes() + b.grad_k.bytes() + b.grad_v.bytes() + b.grad_log_alpha.bytes());
+  return forward_bytes(b.forward) + double(b.grad_q.bytes() + b.grad_k.bytes() + b.grad_v.bytes() +
+                                           b.grad_log_alpha.bytes() + b.grad_gate_logits.bytes());
 }
 
 }  // namespace
@@ -103,7 +109,8 @@ BenchResult bench_op(const BenchOpOptions& given, Session& session) {
                                     {"heads", options.heads},
                                     {"kv_heads", options.kv_heads},
                                     {"head_dim", options.head_dim},
-                                    {"slots", options.slots}}) {
+                                    {"slots", options.slots},
+                                    {"projected", options.projected ? 1 : 0}}) {
     result.add(name, double(value));
   }
   result.add("forward_ms", forward);

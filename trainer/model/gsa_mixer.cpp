@@ -1,6 +1,5 @@
 #include "trainer/model/gsa_mixer.h"
 
-#include "kernels/activation.h"
 #include "kernels/gsa.h"
 #include "kernels/rms_norm.h"
 #include "trainer/model/linear.h"
@@ -35,30 +34,24 @@ std::vector<Shape> GsaMixer::state_shapes() const {
   return {{query_heads_, head_dim_, slots_}, {query_heads_, slots_, head_dim_}};
 }
 
-Tensor GsaMixer::heads_view(const Tensor& qkv, int64_t begin, int64_t heads) const {
-  return qkv.columns(begin, begin + heads * head_dim_).reshape({qkv.dim(0), heads, head_dim_});
+Tensor GsaMixer::heads_view(const Tensor& rows, int64_t begin, int64_t heads, int64_t width) const {
+  return rows.columns(begin, begin + heads * width).reshape({rows.dim(0), heads, width});
 }
 
-GsaMixer::Activated GsaMixer::activate(Pass& pass, Tape::Scratch& scratch,
-                                       ConstTensor projected) const {
-  const int64_t tokens = pass.tokens();
-  const Activated activated{
-      .qkv = scratch.tensor(pass.dtype, {tokens, activated_columns()}),
-      .log_alpha = scratch.tensor(pass.statistics(), {tokens, gate_columns()})};
-  kernels::swish_forward(
-      pass.stream, {.input = projected.columns(0, activated_columns()), .output = activated.qkv});
-  kernels::log_gate_forward(pass.stream,
-                            {.input = projected.columns(activated_columns(), projected_columns()),
-                             .normalizer = gate_normalizer_,
-                             .log_alpha = activated.log_alpha});
-  return activated;
+GsaMixer::Columns GsaMixer::columns_of(const Tensor& rows) const {
+  return {.q = heads_view(rows, 0, query_heads_, head_dim_),
+          .k = heads_view(rows, query_columns(), heads_, head_dim_),
+          .v = heads_view(rows, query_columns() + key_columns(), heads_, head_dim_),
+          .gate_logits = heads_view(rows, query_columns() + 2 * key_columns(), heads_, slots_)};
 }
 
-kernels::GsaForward GsaMixer::op_arguments(Pass& pass, const Activated& inputs) const {
-  kernels::GsaForward args{.q = heads_view(inputs.qkv, 0, query_heads_),
-                           .k = heads_view(inputs.qkv, query_columns(), heads_),
-                           .v = heads_view(inputs.qkv, query_columns() + key_columns(), heads_),
-                           .log_alpha = inputs.log_alpha.reshape({pass.tokens(), heads_, slots_}),
+kernels::GsaForward GsaMixer::op_arguments(Pass& pass, const Tensor& projected) const {
+  const Columns columns = columns_of(projected);
+  kernels::GsaForward args{.q = columns.q,
+                           .k = columns.k,
+                           .v = columns.v,
+                           .gate_logits = columns.gate_logits,
+                           .gate_normalizer = gate_normalizer_,
                            .sequences = pass.sequences};
   if (pass.states != nullptr) {
     const MixerState& state = (*pass.states)[static_cast<size_t>(layer_)];
@@ -85,17 +78,14 @@ void GsaMixer::forward(Pass& pass, ConstTensor input, Tensor output) {
   linear_forward(pass, input, qkvf_proj_, projected);
 
   Tensor saved;
-  {
-    Tape::Scratch scratch(tape);
-    kernels::GsaForward op = op_arguments(pass, activate(pass, scratch, projected));
-    const auto bytes = static_cast<int64_t>(kernels::gsa_chunked_saved_bytes(op));
-    if (bytes > 0 && pass.states == nullptr) {
-      saved = tape.allocate(DType::byte, {bytes});
-    }
-    op.saved = saved;
-    op.output = o.reshape({tokens, query_heads_, head_dim_});
-    run_op(pass, op);
+  kernels::GsaForward op = op_arguments(pass, projected);
+  const auto bytes = static_cast<int64_t>(kernels::gsa_chunked_saved_bytes(op));
+  if (bytes > 0 && pass.states == nullptr) {
+    saved = tape.allocate(DType::byte, {bytes});
   }
+  op.saved = saved;
+  op.output = o.reshape({tokens, query_heads_, head_dim_});
+  run_op(pass, op);
   Tape::Scratch scratch(tape);
   const Tensor normalized = scratch.tensor(pass.dtype, {tokens, query_columns()});
   kernels::swish_rms_norm_forward(pass.stream, {.input = o,
@@ -134,11 +124,7 @@ void GsaMixer::backward(Pass& pass, const InputAgain& input, ConstTensor grad_ou
   }
   Tape::Scratch scratch(pass.tape);
   const Tensor grad_projected = scratch.tensor(pass.dtype, {tokens, projected_columns()});
-  {
-    Tape::Scratch inner(pass.tape);
-    const Activated inputs = activate(pass, inner, projected);
-    backward_op(pass, inputs, projected, saved, grad_o, grad_projected);
-  }
+  backward_op(pass, projected, saved, grad_o, grad_projected);
   linear_backward_input(pass, qkvf_proj_, grad_projected, grad_input);
   linear_backward_weight(pass, input(), qkvf_proj_, grad_projected);
 }
@@ -164,31 +150,17 @@ void GsaMixer::decode(Pass& pass, const NormBefore& norm, Tensor stream) {
                      o_proj_, stream);
 }
 
-void GsaMixer::backward_op(Pass& pass, const Activated& inputs, ConstTensor projected,
-                           const Tensor& saved, const Tensor& grad_o,
-                           const Tensor& grad_projected) const {
-  const int64_t tokens = pass.tokens();
-  Tape::Scratch scratch(pass.tape);
-  const Tensor grad_log_alpha = scratch.tensor(pass.statistics(), {tokens, heads_, slots_});
-  const Tensor grad_qkv = grad_projected.columns(0, activated_columns());
-  kernels::GsaBackward op{.forward = op_arguments(pass, inputs),
-                          .grad_output = grad_o.reshape({tokens, query_heads_, head_dim_}),
-                          .grad_q = heads_view(grad_qkv, 0, query_heads_),
-                          .grad_k = heads_view(grad_qkv, query_columns(), heads_),
-                          .grad_v = heads_view(grad_qkv, query_columns() + key_columns(), heads_),
-                          .grad_log_alpha = grad_log_alpha};
+void GsaMixer::backward_op(Pass& pass, const Tensor& projected, const Tensor& saved,
+                           const Tensor& grad_o, const Tensor& grad_projected) const {
+  const Columns gradients = columns_of(grad_projected);
+  kernels::GsaBackward op{.forward = op_arguments(pass, projected),
+                          .grad_output = grad_o.reshape({pass.tokens(), query_heads_, head_dim_}),
+                          .grad_q = gradients.q,
+                          .grad_k = gradients.k,
+                          .grad_v = gradients.v,
+                          .grad_gate_logits = gradients.gate_logits};
   op.forward.saved = saved;
   kernels::gsa_chunked_backward(pass.stream, op);
-
-  kernels::swish_backward(pass.stream, {.input = projected.columns(0, activated_columns()),
-                                        .grad_output = grad_qkv,
-                                        .grad_input = grad_qkv});
-  kernels::log_gate_backward(
-      pass.stream,
-      {.input = projected.columns(activated_columns(), projected_columns()),
-       .grad_log_alpha = grad_log_alpha.reshape({tokens, gate_columns()}),
-       .normalizer = gate_normalizer_,
-       .grad_input = grad_projected.columns(activated_columns(), projected_columns())});
 }
 
 }  // namespace gsa

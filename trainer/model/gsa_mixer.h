@@ -3,9 +3,9 @@
 //   q, k, v = swish(x Wq^T), swish(x Wk^T), swish(x Wv^T);  log alpha = logsigmoid(x Wf^T) / tau
 //   o = gsa(q, k, v, log alpha);  y = RMSNorm_D(swish(o)) Wo^T
 //
-// The four products are one, over the rows of Wq, Wk, Wv, Wf. Kept for backward: that product's
-// output (before activations), o, the norm's statistics, and what the op saves. Computed again in
-// backward: the activations, and the normalized swish(o).
+// The four products are one, over the rows of Wq, Wk, Wv, Wf, and the op takes its output as it is
+// and activates it itself. Kept for backward: that product's output, o, the norm's statistics, and
+// what the op saves. Computed again in backward: the normalized swish(o).
 #pragma once
 
 #include "trainer/model/mixer.h"
@@ -28,21 +28,22 @@ class GsaMixer final : public TokenMixer {
   int64_t query_columns() const { return query_heads_ * head_dim_; }
   int64_t key_columns() const { return heads_ * head_dim_; }
   int64_t gate_columns() const { return heads_ * slots_; }
-  int64_t activated_columns() const { return query_columns() + 2 * key_columns(); }
-  int64_t projected_columns() const { return activated_columns() + gate_columns(); }
+  int64_t projected_columns() const { return query_columns() + 2 * key_columns() + gate_columns(); }
 
-  struct Activated {
-    Tensor qkv;        // [N, activated_columns]
-    Tensor log_alpha;  // [N, gate_columns]
+  // The fused product's columns, or its gradient's, by head.
+  struct Columns {
+    Tensor q;
+    Tensor k;
+    Tensor v;
+    Tensor gate_logits;
   };
-  Activated activate(Pass& pass, Tape::Scratch& scratch, ConstTensor projected) const;
-  // The op's arguments over activated columns (or over their gradients: the same layout).
-  kernels::GsaForward op_arguments(Pass& pass, const Activated& inputs) const;
-  Tensor heads_view(const Tensor& qkv, int64_t begin, int64_t heads) const;
+  Columns columns_of(const Tensor& rows) const;
+  Tensor heads_view(const Tensor& rows, int64_t begin, int64_t heads, int64_t width) const;
+  kernels::GsaForward op_arguments(Pass& pass, const Tensor& projected) const;
   void run_op(Pass& pass, const kernels::GsaForward& args) const;
-  // Gradients of the activated values to gradients of the product's output.
-  void backward_op(Pass& pass, const Activated& inputs, ConstTensor projected, const Tensor& saved,
-                   const Tensor& grad_o, const Tensor& grad_projected) const;
+  // From the gradient of o to that of the product's output.
+  void backward_op(Pass& pass, const Tensor& projected, const Tensor& saved, const Tensor& grad_o,
+                   const Tensor& grad_projected) const;
 
   int layer_;
   int64_t hidden_;

@@ -151,7 +151,7 @@ Shape shape_of(const GsaShape& shape, const std::string& name) {
   if (name == "k" || name == "v") {
     return {tokens, shape.heads, name == "k" ? shape.key_dim : shape.value_dim};
   }
-  if (name == "log_alpha") {
+  if (name == "log_alpha" || name == "gate_logits") {
     return {tokens, shape.heads, shape.slots};
   }
   return {tokens, shape.query_heads, shape.value_dim};
@@ -207,8 +207,10 @@ class CudaCase {
     for (const char* name : {"output", "final_key_state", "final_value_state"}) {
       make(name, name, {});
     }
-    for (const char* name : {"q", "k", "v", "log_alpha"}) {
-      make(std::string("d_") + name, name, {});
+    for (const std::string name : {"q", "k", "v", "log_alpha", "gate_logits"}) {
+      if (tensors_.contains(name)) {
+        make("d_" + name, name, {});
+      }
     }
     for (const std::string name : {"initial_key_state", "initial_value_state"}) {
       if (tensors_.contains(name) && options.wants_state_gradients) {
@@ -271,6 +273,8 @@ class CudaCase {
     args.k = view("k");
     args.v = view("v");
     args.log_alpha = view("log_alpha");
+    args.gate_logits = view("gate_logits");
+    args.gate_normalizer = problem_.gate_normalizer;
     args.sequences.host = offsets_;
     args.sequences.offsets =
         device_offsets_.tensor(DType::int32, {static_cast<int64_t>(offsets_.size())});
@@ -293,6 +297,7 @@ class CudaCase {
     args.grad_k = view("d_k");
     args.grad_v = view("d_v");
     args.grad_log_alpha = view("d_log_alpha");
+    args.grad_gate_logits = view("d_gate_logits");
     args.grad_initial_key_state = view("d_initial_key_state");
     args.grad_initial_value_state = view("d_initial_value_state");
     return args;
@@ -429,6 +434,21 @@ TEST_F(GsaCuda, ChunkedIsAsDefined) {
   }
 }
 
+// Sequences that are cut into segments backward, with dimensions that fill slices and that do not.
+const GsaShape long_shapes[] = {
+    {{1100, 0, 30, 500}, 2, 1, 64, 128, 64, true},
+    {{1100}, 4, 2, 64, 32, 48, false},
+    {{420}, 2, 2, 320, 192, 64, true},
+    {{700}, 1, 1, 128, 80, 128, true},
+};
+
+TEST_F(GsaCuda, ChunkedIsAsDefinedInSegments) {
+  uint64_t seed = 51;
+  for (const GsaShape& shape : long_shapes) {
+    expect_as_defined(random_problem(shape, seed++), DType::bfloat16);
+  }
+}
+
 TEST_F(GsaCuda, RecurrentIsAsDefined) {
   uint64_t seed = 101;
   for (const GsaShape& shape : shapes) {
@@ -508,6 +528,71 @@ TEST_F(GsaCuda, GradientsOfInitialStatesMayBeLeftOut) {
     all.gradients.erase("initial_value_state");
     EXPECT_EQ(all.gradients, some.gradients) << name_of(form);
   }
+}
+
+// With larger inputs the scores over 512 dimensions are so large that rounding swish of them to
+// bfloat16, whatever computes it, costs the gradients 3e-2.
+constexpr double projected_range = 1;
+
+TEST_F(GsaCuda, ProjectedIsAsDefined) {
+  uint64_t seed = 201;
+  for (const GsaShape& shape : shapes) {
+    const GsaProblem problem = random_projected_problem(shape, seed++, projected_range);
+    expect_as_defined(problem, DType::bfloat16);
+    expect_as_defined(problem, DType::bfloat16, {.form = Form::recurrent});
+    expect_as_defined(problem, DType::float32);
+  }
+}
+
+TEST_F(GsaCuda, ProjectedIsAsDefinedWithSteepSlots) {
+  for (const int64_t every : {1, 3, 16}) {
+    GsaProblem problem =
+        random_projected_problem({{150, 64}, 4, 2, 64, 96, 112, true}, 15, projected_range);
+    Random random(16);
+    std::vector<double>& logits = problem.inputs.at("gate_logits");
+    for (size_t i = 0; i < logits.size(); ++i) {
+      if (static_cast<int64_t>(i) % problem.shape.slots % every == 0) {
+        logits[i] = random.uniform(-30, 0);
+      }
+    }
+    expect_as_defined(problem, DType::bfloat16);
+  }
+}
+
+TEST_F(GsaCuda, ProjectedRowsMayLieApart) {
+  constexpr int64_t padding = 24;
+  expect_as_defined(
+      random_projected_problem({{70, 65}, 4, 2, 48, 64, 32, true}, 17, projected_range),
+      DType::bfloat16, {.padding = padding});
+}
+
+TEST_F(GsaCuda, ProjectedWithoutKeptStatesGivesTheSameBits) {
+  const GsaProblem problem =
+      rounded(random_projected_problem({{170, 40}, 4, 2, 64, 128, 64, false}, 18, projected_range),
+              DType::bfloat16);
+  const Results kept = run_on_cuda(problem, DType::bfloat16);
+  const Results computed_again = run_on_cuda(problem, DType::bfloat16, {.keeps = false});
+  EXPECT_EQ(kept.outputs, computed_again.outputs);
+  EXPECT_EQ(kept.gradients, computed_again.gradients);
+}
+
+// So few heads that the scan cuts sequences into segments: three of one sequence, a last one that
+// is short, sequences of one segment and of none; a final state that goes through all of them.
+TEST_F(GsaCuda, LongSequencesAreAsDefined) {
+  expect_as_defined(random_problem({{1100}, 2, 1, 64, 64, 64, true}, 21), DType::bfloat16);
+  expect_as_defined(random_problem({{1100}, 1, 1, 96, 32, 128, true}, 22), DType::bfloat16);
+  const GsaShape packed{{600, 0, 90, 1500}, 2, 2, 48, 80, 32, true};
+  expect_as_defined(random_problem(packed, 23), DType::bfloat16);
+  expect_as_defined(random_projected_problem(packed, 24, projected_range), DType::bfloat16);
+}
+
+TEST_F(GsaCuda, LongSequencesWithoutKeptStatesGiveTheSameBits) {
+  const GsaProblem problem =
+      rounded(random_problem({{1100}, 4, 2, 64, 128, 64, false}, 25), DType::bfloat16);
+  const Results kept = run_on_cuda(problem, DType::bfloat16);
+  const Results computed_again = run_on_cuda(problem, DType::bfloat16, {.keeps = false});
+  EXPECT_EQ(kept.outputs, computed_again.outputs);
+  EXPECT_EQ(kept.gradients, computed_again.gradients);
 }
 
 }  // namespace

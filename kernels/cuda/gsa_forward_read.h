@@ -1,0 +1,318 @@
+// The forward read-out of a chunk and query head, both passes with the softmax between them:
+//
+//   acc = q K_0 + tril(q k^T) G       K_0 [dim, slots], V_0 [slots, dim]: states at the chunk's
+//   start u = scale e^b acc, p = softmax(u)                                           G = s e^-b o
+//   = (p e^b) V_0 + tril((p e^b) G^T) v
+//
+// One warpgroup a block, a warp 16 tokens. Tiles of 64 dimensions of q, k, K_0, then of v, V_0,
+// come through shared memory two deep; in projected mode each thread puts what it copied of q, k, v
+// through swish where it landed, while the tensor cores work on the tile before. Accumulators of
+// one product are the left operand of the next without leaving the registers. Steep slots
+// (GsaGates) have G = 0 and are added pair by pair, after the products.
+#pragma once
+
+#include "kernels/cuda/gsa_read_strip.h"
+#include "kernels/cuda/wgmma.h"
+
+namespace gsa::kernels::cuda::forward_chunks {
+
+using read_chunks::fill_steep_scores;
+using read_chunks::fill_steep_weights;
+using read_chunks::mask_later;
+using read_chunks::ReadStrip;
+using read_chunks::SlotAccumulator;
+using read_chunks::SlotOperand;
+using read_chunks::SteepShare;
+
+template <int slots>
+struct ForwardTiles {
+  static constexpr int threads = 4 * warp_size;
+  static constexpr int stages = 2;
+  static constexpr int panels = slots / panel_columns;
+  static constexpr int stage_bytes = (2 + panels) * panel_bytes;
+  static constexpr int gate = 0;  // G; the warps' scratch for the output once G has been used
+  static constexpr int ring = gate + panels * panel_bytes;
+  static constexpr int memory_bytes = ring + stages * stage_bytes;
+  static constexpr int scratch_bytes = panels * strip_bytes;  // a warp, between the sides
+  static constexpr int tiles = panels * panel_tiles;
+  static_assert(threads / warp_size * scratch_bytes <= stage_bytes);
+  static_assert(threads / warp_size * strip_bytes <= ring);
+};
+
+// Where a block is, and the tiles that it copies to shared memory: of q, k and K_0, then of v and
+// V_0.
+template <int slots>
+struct ForwardBlock {
+  using Tiles = ForwardTiles<slots>;
+  const GsaReadArgs& args;
+  GsaChunk place;
+  int64_t chunk;
+  int query_head;
+  int head;
+  int state_head;
+  int thread;
+  uint32_t shared;
+  int key_tiles;
+  int all_tiles;
+
+  __device__ ForwardBlock(const GsaReadArgs& read, int64_t of_chunk, int of_query_head,
+                          const unsigned char* memory)
+      : args(read),
+        place(read.gates.chunks[of_chunk]),
+        chunk(of_chunk),
+        query_head(of_query_head),
+        head(query_head / (read.query_heads / read.gates.heads)),
+        state_head(query_head / (read.query_heads / read.state_heads)),
+        thread(static_cast<int>(threadIdx.x)),
+        shared(shared_address(memory)),
+        key_tiles(read.first.padded_dim / panel_columns),
+        all_tiles(key_tiles +
+                  (read.output.data == nullptr ? 0 : read.second.padded_dim / panel_columns)) {}
+
+  __device__ uint32_t stage(int tile) const {
+    return shared + uint32_t(Tiles::ring + tile % Tiles::stages * Tiles::stage_bytes);
+  }
+  __device__ void fetch_gate() const {
+    const bfloat16* key_gate =
+        args.gates.key_gate + (chunk * args.gates.heads + head) * chunk_rows * slots;
+#pragma unroll
+    for (int panel = 0; panel < Tiles::panels; ++panel) {
+      copy_panel<chunk_rows, Tiles::threads>(shared + Tiles::gate + panel * panel_bytes,
+                                             key_gate + panel * panel_columns, slots, chunk_rows,
+                                             panel_columns, thread);
+    }
+  }
+  // Begins copying a tile, if there is one.
+  __device__ void fetch(int tile) const {
+    if (tile < key_tiles) {
+      fetch_rows(args.queries, query_head, tile * panel_columns, stage(tile));
+      fetch_side(args.first, tile * panel_columns, stage(tile));
+    } else if (tile < all_tiles) {
+      fetch_side(args.second, (tile - key_tiles) * panel_columns, stage(tile));
+    }
+    commit_copies();
+  }
+  // Waits for a tile, and for the products of the one before it, whose place the next then takes.
+  __device__ void next_tile(int tile) const {
+    wait_copies<Tiles::stages - 2>();
+    if (args.projected) {
+      if (tile < key_tiles) {
+        swish_panel<chunk_rows, Tiles::threads>(stage(tile), thread);
+      }
+      swish_panel<chunk_rows, Tiles::threads>(stage(tile) + panel_bytes, thread);
+    }
+    publish_shared();
+    wait_products();
+    __syncthreads();
+    fetch(tile + Tiles::stages - 1);
+  }
+
+ private:
+  __device__ void fetch_rows(const HeadRows<const bfloat16>& rows, int of_head, int column,
+                             uint32_t target) const {
+    copy_panel<chunk_rows, Tiles::threads>(target, rows.at(place.begin, of_head) + column,
+                                           rows.stride, place.length, rows.dim - column, thread);
+  }
+  __device__ void fetch_side(const GsaReadSide& side, int column, uint32_t target) const {
+    fetch_rows(side.rows, head, column, target + panel_bytes);
+    const bfloat16* states =
+        side.states + (chunk * args.state_heads + state_head) * slots * side.padded_dim + column;
+    copy_panel<slots, Tiles::threads>(target + 2 * panel_bytes, states, side.padded_dim, slots,
+                                      panel_columns, thread);
+  }
+};
+
+// a = q k^T, acc = q K_0, over the tiles of the keys.
+template <int slots>
+__device__ void read_keys(const ForwardBlock<slots>& block, StripAccumulator& a,
+                          SlotAccumulator<slots>& acc) {
+  using Tiles = ForwardTiles<slots>;
+  clear(a, panel_tiles);
+  clear(acc, Tiles::tiles);
+#pragma unroll 1
+  for (int tile = 0; tile < block.key_tiles; ++tile) {
+    block.next_tile(tile);
+    const uint32_t stage = block.stage(tile);
+    begin_products();
+    warpgroup_panels<PanelRows::columns, PanelRows::columns>(a, stage, stage + panel_bytes);
+#pragma unroll
+    for (int panel = 0; panel < Tiles::panels; ++panel) {
+      warpgroup_panels<PanelRows::columns, PanelRows::columns>(
+          acc + panel * panel_tiles, stage, stage + uint32_t((2 + panel) * panel_bytes));
+    }
+    commit_products();
+  }
+  wait_products();
+  hold(a, panel_tiles);
+  hold(acc, Tiles::tiles);
+  // The last tile's place is scratch once all warps are through with it.
+  __syncthreads();
+}
+
+// acc = e^b (acc + weights G), and in steep slots + sum over j <= t of a[t, j] s_j e^{b_t - b_j}.
+template <int slots>
+__device__ void add_own_tokens(const ForwardBlock<slots>& block, const ReadStrip<slots>& strip,
+                               const StripOperand& weights, SlotAccumulator<slots>& acc) {
+  using Tiles = ForwardTiles<slots>;
+  begin_products();
+#pragma unroll
+  for (int panel = 0; panel < Tiles::panels; ++panel) {
+    warpgroup_panel<PanelRows::depth>(acc + panel * panel_tiles, weights,
+                                      block.shared + uint32_t(Tiles::gate + panel * panel_bytes));
+  }
+  commit_products();
+  wait_products();
+  hold(acc, Tiles::tiles);
+#pragma unroll
+  for (int tile = 0; tile < Tiles::tiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 b = strip.decay(tile, half);
+      acc[tile][2 * half] *= __expf(b.x);
+      acc[tile][2 * half + 1] *= __expf(b.y);
+    }
+  }
+  if (!strip.any_steep) {
+    return;
+  }
+  write_strip(strip.scratch, weights, strip.lane);
+  __syncwarp();
+  SteepShare<Tiles::tiles> share;
+  fill_steep_scores<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
+  share.add_to(acc);
+  __syncwarp();
+}
+
+// From e^b acc to u, which is kept if wanted, and to p in its place.
+template <int slots>
+__device__ void make_probabilities(const ReadStrip<slots>& strip, SlotAccumulator<slots>& acc) {
+  const float scale = strip.args.scale;
+#pragma unroll
+  for (int tile = 0; tile < ForwardTiles<slots>::tiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      acc[tile][2 * half] *= scale;
+      acc[tile][2 * half + 1] *= scale;
+      if (strip.args.scores != nullptr) {
+        *reinterpret_cast<float2*>(strip.args.scores + strip.index(tile, half)) =
+            make_float2(acc[tile][2 * half], acc[tile][2 * half + 1]);
+      }
+    }
+  }
+  read_chunks::softmax(strip, acc);
+}
+
+// gated = p e^b, weights = tril(gated G^T), with the steep slots' pairs: the operands of o.
+template <int slots>
+__device__ void make_operands(const ForwardBlock<slots>& block, const ReadStrip<slots>& strip,
+                              const SlotAccumulator<slots>& p, SlotOperand<slots>& gated,
+                              StripOperand& weights) {
+  using Tiles = ForwardTiles<slots>;
+#pragma unroll
+  for (int tile = 0; tile < Tiles::tiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 b = strip.decay(tile, half);
+      gated[tile / panel_tiles][tile % panel_tiles / 2][tile % 2 * 2 + half] =
+          pack_pair(p[tile][2 * half] * __expf(b.x), p[tile][2 * half + 1] * __expf(b.y));
+    }
+  }
+  StripAccumulator a;
+  clear(a, panel_tiles);
+  begin_products();
+#pragma unroll
+  for (int panel = 0; panel < Tiles::panels; ++panel) {
+    warpgroup_panel<PanelRows::columns>(a, gated[panel],
+                                        block.shared + uint32_t(Tiles::gate + panel * panel_bytes));
+  }
+  commit_products();
+  wait_products();
+  hold(a, panel_tiles);
+  mask_later(strip, a);
+  if (strip.any_steep) {
+    read_chunks::write_plain(strip, p);
+    SteepShare<panel_tiles> share;
+    fill_steep_weights<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
+    share.add_to(a);
+    __syncwarp();
+  }
+  to_operand(weights, a);
+}
+
+// o = gated V_0 + weights v, tile by tile of the values.
+template <int slots>
+__device__ void write_output(const ForwardBlock<slots>& block, const ReadStrip<slots>& strip,
+                             const SlotOperand<slots>& gated, const StripOperand& weights,
+                             unsigned char* scratch) {
+  using Tiles = ForwardTiles<slots>;
+  const HeadRows<bfloat16>& output = block.args.output;
+  bfloat16* rows = output.at(block.place.begin + strip.row, block.query_head);
+#pragma unroll 1
+  for (int tile = block.key_tiles; tile < block.all_tiles; ++tile) {
+    block.next_tile(tile);
+    const uint32_t stage = block.stage(tile);
+    StripAccumulator out;
+    clear(out, panel_tiles);
+    begin_products();
+#pragma unroll
+    for (int panel = 0; panel < Tiles::panels; ++panel) {
+      warpgroup_panel<PanelRows::depth>(out, gated[panel],
+                                        stage + uint32_t((2 + panel) * panel_bytes));
+    }
+    warpgroup_panel<PanelRows::depth>(out, weights, stage + panel_bytes);
+    commit_products();
+    wait_products();
+    hold(out, panel_tiles);
+    const int column = (tile - block.key_tiles) * panel_columns;
+    store_strip(out, scratch, rows + column, output.stride, block.place.length - strip.row,
+                output.dim - column, strip.lane);
+  }
+}
+
+// A block's work: one chunk and query head.
+template <int slots>
+__device__ void read_chunk(const GsaReadArgs& args, int64_t chunk, int query_head,
+                           unsigned char* memory) {
+  using Tiles = ForwardTiles<slots>;
+  const ForwardBlock<slots> block(args, chunk, query_head, memory);
+  block.fetch_gate();
+#pragma unroll
+  for (int tile = 0; tile < Tiles::stages - 1; ++tile) {
+    block.fetch(tile);
+  }
+  const int warp = block.thread / warp_size;
+  const ChunkGate<slots> gate(args.gates, chunk, block.place, block.head);
+  const bool any_steep = __syncthreads_or(block.thread < slots && gate.is_steep(block.thread)) != 0;
+  const int64_t row = (chunk * args.query_heads + query_head) * chunk_rows + warp * strip_rows;
+  unsigned char* scratch = memory + (block.stage(block.key_tiles - 1) - block.shared);
+  const ReadStrip<slots> strip{gate,
+                               args,
+                               block.thread % warp_size,
+                               warp * strip_rows,
+                               LanePlace(block.thread % warp_size),
+                               any_steep,
+                               row * slots,
+                               scratch + warp * Tiles::scratch_bytes};
+  SlotOperand<slots> gated;
+  StripOperand weights;
+  {
+    SlotAccumulator<slots> acc;
+    {
+      StripAccumulator a;
+      read_keys(block, a, acc);
+      mask_later(strip, a);
+      to_operand(weights, a);
+    }
+    if (args.key_products != nullptr) {
+      store_strip(weights, strip.scratch, args.key_products + row * chunk_rows, chunk_rows,
+                  strip_rows, panel_columns, strip.lane);
+    }
+    add_own_tokens(block, strip, weights, acc);
+    make_probabilities(strip, acc);
+    make_operands(block, strip, acc, gated, weights);
+  }
+  write_output(block, strip, gated, weights, memory + Tiles::gate + warp * strip_bytes);
+  wait_copies<0>();
+}
+
+}  // namespace gsa::kernels::cuda::forward_chunks

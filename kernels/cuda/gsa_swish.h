@@ -1,0 +1,94 @@
+// Projected mode (kernels/gsa.h): swish of tiles where they lie in shared memory, its slope on the
+// way out, and the gate from logits.
+//
+// swish(x) = h + h tanh(h) with h = x / 2, by the special-function unit's tanh: within 5e-4 |h| of
+// its value, a quarter of what rounding to bfloat16 for the tensor cores may take. The instructions
+// count: four an element.
+#pragma once
+
+#include "kernels/cuda/mma.h"
+
+namespace gsa::kernels::cuda {
+
+__device__ inline float fast_tanh(float x) {
+  float y;
+  asm("tanh.approx.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ inline uint32_t swish_pair(uint32_t pair) {
+  const __nv_bfloat162 halves =
+      __hmul2(reinterpret_cast<const __nv_bfloat162&>(pair), __float2bfloat162_rn(0.5F));
+  const float2 h = __bfloat1622float2(halves);  // exact
+  return pack_pair(h.x + h.x * fast_tanh(h.x), h.y + h.y * fast_tanh(h.y));
+}
+
+// A pair of gradients of swish times its slope at a pair of inputs.
+__device__ inline uint32_t times_slope(uint32_t gradients, uint32_t inputs) {
+  const float2 x = unpack_pair(inputs);
+  const float2 gradient = unpack_pair(gradients);
+  const auto slope = [](float at) { return swish_slope(at, 0.5F + 0.5F * fast_tanh(0.5F * at)); };
+  return pack_pair(gradient.x * slope(x.x), gradient.y * slope(x.y));
+}
+
+// Swish of a 16-byte piece in shared memory.
+__device__ inline void swish_piece(uint32_t address) {
+  uint32_t x[4];
+  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(address)
+               : "memory");
+#pragma unroll
+  for (uint32_t& pair : x) {
+    pair = swish_pair(pair);
+  }
+  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};\n" ::"r"(address), "r"(x[0]), "r"(x[1]),
+               "r"(x[2]), "r"(x[3])
+               : "memory");
+}
+
+// Swish of the pieces of a panel that this thread itself copied with copy_panel<rows, threads>:
+// once wait_copies has seen them land, and before the barrier that hands them to the others, so
+// that no other barrier is needed.
+template <int rows, int threads>
+__device__ inline void swish_panel(uint32_t panel, int thread) {
+#pragma unroll
+  for (int i = 0; i < rows * row_pieces / threads; ++i) {
+    const int index = i * threads + thread;
+    swish_piece(panel + panel_offset(index / row_pieces, index % row_pieces));
+  }
+}
+
+// A lane's pieces of a strip of projections, loaded ahead of the strip of gradients that
+// store_strip sends through swish.
+struct SwishInputs {
+  uint4 pieces[lane_pieces];
+
+  __device__ void load(const bfloat16* rows, int64_t stride, int valid_rows, int valid_columns,
+                       int lane) {
+    const int column = strip_piece(lane) * piece_columns;
+#pragma unroll
+    for (int i = 0; i < lane_pieces; ++i) {
+      const int row = strip_row(i, lane);
+      pieces[i] = row < valid_rows && column < valid_columns
+                      ? __ldg(reinterpret_cast<const uint4*>(rows + row * stride + column))
+                      : make_uint4(0, 0, 0, 0);
+    }
+  }
+};
+
+// A piece of gradients of swish times its slope at a piece of inputs.
+__device__ inline uint4 times_swish_slope(uint4 gradients, uint4 inputs) {
+  return make_uint4(times_slope(gradients.x, inputs.x), times_slope(gradients.y, inputs.y),
+                    times_slope(gradients.z, inputs.z), times_slope(gradients.w, inputs.w));
+}
+
+// log sigmoid(x) to 1e-6 of its value, without overflow: the logarithm near one is a series.
+__device__ inline float log_sigmoid(float x) {
+  constexpr float small = 0.01F;
+  const float e = __expf(-fabsf(x));
+  const float series = e * (1.0F - e * (0.5F - e * (1.0F / 3)));
+  return fminf(x, 0.0F) - (e < small ? series : __logf(1.0F + e));
+}
+
+}  // namespace gsa::kernels::cuda
