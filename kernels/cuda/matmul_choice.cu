@@ -1,10 +1,10 @@
 // Choosing the algorithm of a product by measurement (kernels/product_choice.h).
 //
-// In a step products go as fast as the GPU's power allows, not its clock, and their operands come
-// from memory, not from the cache: a cool GPU that repeats one product says little. So the first
-// proposal runs until the GPU is warm, then every proposal runs a few times, and the best of them
-// run again in turns without a pause, each run behind a fill of more memory than the cache holds;
-// the shortest sum of times wins. Operands are pseudo-random: a product of zeros draws less power.
+// In a long run products go as fast as the GPU's power allows, not its clock, and the order of the
+// algorithms is another then: a cool GPU says little. So the first proposal runs until the GPU is
+// warm, then every proposal runs a few times, and the best of them run again in turns without a
+// pause; the shortest sum of times wins. Operands are pseudo-random: a product of zeros draws less
+// power.
 #include <algorithm>
 #include <charconv>
 #include <cstring>
@@ -17,7 +17,6 @@ namespace gsa::kernels::cuda {
 namespace {
 
 constexpr double warm_up_ms = 60;
-constexpr size_t fill_bytes = size_t{128} << 20;  // twice the cache, and some
 constexpr int first_runs = 3;
 constexpr size_t most_finalists = 5;  // that go on to the turns
 constexpr int turns = 3;
@@ -71,7 +70,6 @@ class Measurement {
         b_(stream, product.b),
         c_(stream, product.c),
         workspace_(Device::cuda, matmul_workspace_bytes),
-        fill_(Device::cuda, fill_bytes),
         args_(product),
         plan_(matmul_library().plan(product)),
         begin_(Device::cuda),
@@ -82,26 +80,16 @@ class Measurement {
     args_.accumulate = Accumulate::no;
   }
 
-  // Milliseconds of one of `runs` runs in a row, with the fill before each.
+  // Milliseconds of one of `runs` runs in a row.
   double time(const ProductAlgorithm& algorithm, int runs) {
     plan_.algorithm = algorithm;
     begin_.record(stream_);
     for (int i = 0; i < runs; ++i) {
-      fill_zero(stream_, fill_.tensor(DType::byte, {int64_t(fill_bytes)}));
       matmul_library().run(stream_, plan_, args_, workspace_.data());
     }
     end_.record(stream_);
     end_.synchronize();
     return end_.milliseconds_since(begin_) / runs;
-  }
-
-  // Milliseconds of the fill alone.
-  double time_fill() {
-    begin_.record(stream_);
-    fill_zero(stream_, fill_.tensor(DType::byte, {int64_t(fill_bytes)}));
-    end_.record(stream_);
-    end_.synchronize();
-    return end_.milliseconds_since(begin_);
   }
 
  private:
@@ -110,7 +98,6 @@ class Measurement {
   Operand b_;
   Operand c_;
   Buffer workspace_;
-  Buffer fill_;
   Matmul args_;
   ProductPlan plan_;
   Event begin_;
@@ -203,8 +190,7 @@ ProductMeasurement measure_product(Stream& stream, const Matmul& product) {
   const auto winner = size_t(
       std::find_if(sums.begin(), sums.end(), [&](double ms) { return ms <= fastest * tie; }) -
       sums.begin());
-  const double fill_ms = measurement.time_fill();
-  return {text_of(finalists[winner]), sums[winner] - fill_ms, sums.front() - fill_ms};
+  return {text_of(finalists[winner]), sums[winner], sums.front()};
 }
 
 bool choose_product(const Matmul& product, const std::string& algorithm) {
