@@ -4,6 +4,7 @@
 
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <system_error>
 
 #include "data/error.h"
@@ -17,6 +18,8 @@ namespace {
 
 constexpr std::string_view kFormat = "gsa-shards";
 constexpr int64_t kIndexVersion = 1;
+// Of all shards together, so that sums stay inside int64_t.
+constexpr int64_t kMostTokens = int64_t{1} << 50;
 
 std::string read_text(const std::filesystem::path& folder) {
   const auto path = folder / kIndexName;
@@ -36,11 +39,36 @@ std::string read_text(const std::filesystem::path& folder) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+/// A count that cannot be more than `most`: what is not is not believed.
+int64_t count_field(simdjson::dom::element json, std::string_view name, int64_t most) {
+  const int64_t value = int_field(json, name);
+  if (value < 0 || value > most) {
+    throw DataError(
+        fmt::format("{}: \"{}\" must be from 0 to {}, is {}; the index is damaged: "
+                    "delete it and run the folder's `gsa tokenize` command again",
+                    kIndexName, name, most, value));
+  }
+  return value;
+}
+
+/// Names a file in the folder and nothing outside of it.
+std::string plain_name(std::string name) {
+  if (name.empty() || name == "." || name == ".." ||
+      name.find_first_of(std::string_view("/\0", 2)) != std::string::npos) {
+    throw DataError(fmt::format("{}: '{}' is not the name of a shard", kIndexName, name));
+  }
+  return name;
+}
+
 TokenizerInfo parse_tokenizer(simdjson::dom::element json) {
-  return {.name = text_field(json, "name"),
-          .hash = parse_hex(text_field(json, "hash")),
-          .vocabulary_size = static_cast<int32_t>(int_field(json, "vocabulary_size")),
-          .end_of_sequence = static_cast<int32_t>(int_field(json, "end_of_sequence"))};
+  constexpr int64_t kMostIds = std::numeric_limits<int32_t>::max();
+  const int64_t end = int_field(json, "end_of_sequence");
+  return {
+      .name = text_field(json, "name"),
+      .hash = parse_hex(text_field(json, "hash")),
+      .vocabulary_size = static_cast<int32_t>(count_field(json, "vocabulary_size", kMostIds)),
+      .end_of_sequence =
+          end == -1 ? -1 : static_cast<int32_t>(count_field(json, "end_of_sequence", kMostIds))};
 }
 
 FolderIndex parse_index(simdjson::dom::element root, const std::filesystem::path& path) {
@@ -53,14 +81,16 @@ FolderIndex parse_index(simdjson::dom::element root, const std::filesystem::path
   index.tokenizer = parse_tokenizer(field(root, "tokenizer"));
   for (const auto total : array_field(root, "sources")) {
     auto& known = index.totals[source_of_name(text_field(total, "name"))];
-    known.documents += int_field(total, "documents");
-    known.tokens += int_field(total, "tokens");
+    known.documents += count_field(total, "documents", kMostTokens);
+    known.tokens += count_field(total, "tokens", kMostTokens);
   }
   for (const auto shard : array_field(root, "shards")) {
-    index.shards.push_back({.file = text_field(shard, "file"),
-                            .bytes = int_field(shard, "bytes"),
-                            .tokens = int_field(shard, "tokens"),
-                            .documents = int_field(shard, "documents"),
+    // A token takes bytes, and so does a document: no count is larger than the file.
+    const int64_t bytes = count_field(shard, "bytes", kMostTokens);
+    index.shards.push_back({.file = plain_name(text_field(shard, "file")),
+                            .bytes = bytes,
+                            .tokens = count_field(shard, "tokens", bytes),
+                            .documents = count_field(shard, "documents", bytes),
                             .checksum = parse_hex(text_field(shard, "checksum"))});
   }
   return index;

@@ -5,6 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cmath>
+#include <functional>
+#include <mutex>
+#include <numeric>
 #include <optional>
 #include <thread>
 
@@ -19,41 +23,77 @@ namespace {
 
 constexpr int64_t kSampleTokens = 100;
 
-/// The fault of one shard, if it has one.
+/// How often each token of the vocabulary occurs.
+using TokenCounts = std::vector<int64_t>;
+
+/// Counts the tokens of one shard; throws DataError for an id outside the vocabulary.
+void count_tokens(const Shard& shard, TokenCounts& counts) {
+  constexpr int64_t kAtOnce = 1 << 16;
+  std::vector<int32_t> ids;
+  for (int64_t begin = 0; begin < shard.tokens(); begin += kAtOnce) {
+    ids.resize(static_cast<size_t>(std::min(kAtOnce, shard.tokens() - begin)));
+    const uint32_t largest = shard.copy(begin, ids);
+    if (largest >= counts.size()) {
+      throw DataError(fmt::format("{}: a token has id {}, but its tokenizer {} has {} ids",
+                                  shard.path().string(), largest, shard.tokenizer().name,
+                                  counts.size()));
+    }
+    for (const int32_t id : ids) ++counts[static_cast<size_t>(id)];
+  }
+}
+
+/// Reads one shard whole; returns its fault, if it has one.
 std::optional<std::string> fault_of(const std::filesystem::path& folder, const ShardEntry& entry,
-                                    const TokenizerInfo& tokenizer) {
+                                    const TokenizerInfo& tokenizer, TokenCounts& counts) {
   try {
     const Shard shard(folder / entry.file);
     if (shard.payload_checksum() != entry.checksum || shard.tokenizer() != tokenizer) {
       return fmt::format("{}: not the shard that {} lists", shard.path().string(), kIndexName);
     }
     shard.verify();
+    count_tokens(shard, counts);
     return std::nullopt;
   } catch (const DataError& error) {
     return error.what();
   }
 }
 
-/// Checks all shards, several at once.
-std::vector<std::string> find_faults(const std::filesystem::path& folder, const FolderIndex& index,
-                                     int threads) {
+double entropy_of(const TokenCounts& counts) {
+  const auto total = static_cast<double>(std::accumulate(counts.begin(), counts.end(), int64_t{0}));
+  double entropy = 0;
+  for (const int64_t count : counts) {
+    if (count == 0) continue;
+    const double share = static_cast<double>(count) / total;
+    entropy -= share * std::log(share);
+  }
+  return entropy;
+}
+
+/// Reads all shards, several at once.
+void read_all(const InspectOptions& options, FolderReport& report) {
+  const FolderIndex& index = report.index;
   std::vector<std::optional<std::string>> found(index.shards.size());
+  TokenCounts total(static_cast<size_t>(index.tokenizer.vocabulary_size), 0);
+  std::mutex mutex;
   std::atomic<size_t> next{0};
   const auto work = [&] {
+    TokenCounts counts(total.size(), 0);
     for (size_t i = next++; i < found.size(); i = next++) {
-      found[i] = fault_of(folder, index.shards[i], index.tokenizer);
+      found[i] = fault_of(report.folder, index.shards[i], index.tokenizer, counts);
     }
+    const std::lock_guard lock(mutex);
+    std::transform(counts.begin(), counts.end(), total.begin(), total.begin(), std::plus<>());
   };
+  int threads = options.threads;
   if (threads < 1) threads = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
   std::vector<std::jthread> workers;
   for (int t = 1; t < threads; ++t) workers.emplace_back(work);
   work();
   workers.clear();
-  std::vector<std::string> faults;
   for (auto& fault : found) {
-    if (fault) faults.push_back(std::move(*fault));
+    if (fault) report.faults.push_back(std::move(*fault));
   }
-  return faults;
+  if (report.faults.empty()) report.unigram_entropy = entropy_of(total);
 }
 
 TextSample sample_of(const Shard& shard, int64_t document, const Tokenizer& tokenizer) {
@@ -132,12 +172,11 @@ bool is_shard_folder(const std::filesystem::path& path) {
 }
 
 FolderReport inspect_folder(const std::filesystem::path& folder, const InspectOptions& options) {
-  FolderReport report{.folder = folder,
-                      .index = read_index(folder),
-                      .verified = options.verify,
-                      .faults = {},
-                      .samples = {}};
-  if (options.verify) report.faults = find_faults(folder, report.index, options.threads);
+  FolderReport report;
+  report.folder = folder;
+  report.index = read_index(folder);
+  report.verified = options.verify;
+  if (options.verify) read_all(options, report);
   // Damaged shards cannot be trusted to hold text.
   if (report.faults.empty()) {
     report.samples = take_samples(folder, report.index, options.samples_per_source);
@@ -170,6 +209,9 @@ std::string describe(const FolderReport& report) {
     text += fmt::format("\n{} of {} shards are damaged:\n", report.faults.size(),
                         report.index.shards.size());
     for (const auto& fault : report.faults) text += "  " + fault + "\n";
+  }
+  if (report.unigram_entropy) {
+    text += fmt::format("unigram entropy {:.4f} nats a token\n", *report.unigram_entropy);
   }
   for (const auto& sample : report.samples) {
     text += fmt::format("\n{} ({}, document {}, {} tokens):\n  {}\n", kSourceNames[sample.source],

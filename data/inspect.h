@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,7 @@
 namespace gsa::data {
 
 struct InspectOptions {
-  bool verify = true;          ///< read every shard and check its checksum
+  bool verify = true;          ///< read every shard, check its checksum and count its tokens
   int threads = 0;             ///< for that; 0: one for each processor
   int samples_per_source = 1;  ///< pieces of text shown of each source
 };
@@ -31,6 +32,9 @@ struct FolderReport {
   FolderIndex index;
   bool verified = false;            ///< all checksums were read and compared
   std::vector<std::string> faults;  ///< what is wrong with which shard; empty: all good
+  /// Of the distribution of single tokens, nats: the loss of a model that knows nothing but how
+  /// frequent each token is. Known when all shards were read and are good.
+  std::optional<double> unigram_entropy;
   std::vector<TextSample> samples;
 };
 

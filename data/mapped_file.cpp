@@ -7,12 +7,25 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <utility>
 
 #include "data/error.h"
 
 namespace gsa::data {
+namespace {
+
+/// Gives advice on whole pages: those that `bytes` touch.
+void advise_pages(std::span<const std::byte> bytes, int advice) {
+  if (bytes.empty()) return;
+  static const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const size_t before = reinterpret_cast<uintptr_t>(bytes.data()) % page;
+  // What is read is the same whether the kernel takes the advice or not.
+  ::madvise(const_cast<std::byte*>(bytes.data()) - before, bytes.size() + before, advice);
+}
+
+}  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path) {
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -42,6 +55,14 @@ MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(bytes_, other.bytes_);
   return *this;
+}
+
+void advise(std::span<const std::byte> bytes, Access access) {
+  advise_pages(bytes, access == Access::random ? MADV_RANDOM : MADV_NORMAL);
+}
+
+void start_reading(std::span<const std::byte> bytes) {
+  advise_pages(bytes, MADV_WILLNEED);
 }
 
 }  // namespace gsa::data

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 
@@ -23,5 +24,18 @@ class MappedFile {
  private:
   std::span<const std::byte> bytes_;
 };
+
+/// How a mapped range will be read. It changes speed only.
+enum class Access : uint8_t {
+  sequential,  ///< front to back: the kernel reads ahead, as it does by itself
+  random,      ///< here and there: what is read ahead (megabytes on some machines) would be wasted
+};
+
+/// Tells the kernel how `bytes`, part of a mapped file, will be read.
+void advise(std::span<const std::byte> bytes, Access access);
+
+/// Starts to read `bytes`, part of a mapped file, from the disk in one go, unless they are in
+/// memory.
+void start_reading(std::span<const std::byte> bytes);
 
 }  // namespace gsa::data

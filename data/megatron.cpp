@@ -117,8 +117,9 @@ class MegatronFile final : public TokenFile {
     const auto bytes = static_cast<int64_t>(file_.bytes().size());
     int64_t said = 0;
     if (sequences_ > 0) {
-      said = sequence_byte(sequences_ - 1) +
-             int64_t{at<int32_t>(last_length_at)} * static_cast<int>(width_);
+      const int64_t last = sequence_byte(sequences_ - 1);
+      if (last < 0 || last > bytes) torn(index, "its last sequence lies outside of the .bin");
+      said = last + int64_t{at<int32_t>(last_length_at)} * static_cast<int>(width_);
     }
     if (said != bytes) {
       torn(path(), fmt::format("it holds {} bytes, but {} says {}", bytes, index.string(), said));

@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <string_view>
 
 #include "data/token_file.h"
 
@@ -18,6 +19,9 @@ bool is_megatron(const std::filesystem::path& path);
 /// Maps the pair. Documents are those of the index. Throws DataError when a file is missing or
 /// torn, or the tokens are of a type that holds no token ids (float), or do not lie back to back.
 std::unique_ptr<TokenFile> open_megatron(const std::filesystem::path& path);
+
+/// The prefix that `gsa tokenize --to megatron` gives such a pair in its output folder.
+inline constexpr std::string_view kMegatronName = "text_document";
 
 /// Writes the shards of `folder` as PREFIX.bin and PREFIX.idx, uint16 or int32 by vocabulary, one
 /// sequence a document. Throws DataError and OutputError.

@@ -92,6 +92,9 @@ int64_t Shard::document_at(int64_t token) const {
 }
 
 SourceId Shard::source(int64_t document) const {
+  if (document >= documents()) {
+    torn(path(), fmt::format("it holds {} tokens, but only {} documents", tokens(), documents()));
+  }
   const SourceId id = sources_[static_cast<size_t>(document)];
   if (id >= kSourceCount) {
     throw DataError(fmt::format("{}: document {} has source {}, but only {} are known",

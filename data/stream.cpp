@@ -21,7 +21,8 @@ struct TokenStream::Slot {
   std::atomic<const TokenFile*> mapped{nullptr};  // file, once it is whole
 };
 
-TokenStream::TokenStream(const std::filesystem::path& path) : path_(path) {
+TokenStream::TokenStream(const std::filesystem::path& path, Access access)
+    : path_(path), access_(access) {
   if (is_megatron(path)) {
     auto file = open_megatron(path);
     const int64_t tokens = file->tokens();
@@ -47,6 +48,7 @@ void TokenStream::add(const std::filesystem::path& path, int64_t tokens,
   slot->begin = tokens_;
   slot->tokens = tokens;
   slot->file = std::move(file);
+  if (slot->file) slot->file->expect(access_);
   slot->mapped = slot->file.get();
   slots_.push_back(std::move(slot));
   tokens_ += tokens;
@@ -70,6 +72,7 @@ const TokenFile& TokenStream::file(Slot& slot) const {
                       "folder's `gsa tokenize` command again",
                       slot.path.string(), kIndexName));
     }
+    shard->expect(access_);
     slot.file = std::move(shard);
   }
   slot.mapped.store(slot.file.get(), std::memory_order_release);
@@ -129,6 +132,17 @@ void TokenStream::document_starts(int64_t begin, int64_t count,
   for_each_part(begin, count, [&](const TokenFile& file, int64_t inside, int64_t here) {
     const auto before = static_cast<std::ptrdiff_t>(starts.size());
     file.document_starts(inside, here, starts);
+    // What follows believes in them, and the files' payloads are not verified when they are opened.
+    int32_t least = 0;
+    std::for_each(starts.begin() + before, starts.end(), [&](int32_t start) {
+      if (start < least || start >= here) {
+        throw DataError(
+            fmt::format("{}: damaged: its documents' offsets are out of order; `gsa "
+                        "inspect` verifies a folder of shards",
+                        file.path().string()));
+      }
+      least = start;
+    });
     std::for_each(starts.begin() + before, starts.end(), [&](int32_t& start) { start += offset; });
     offset += static_cast<int32_t>(here);
   });

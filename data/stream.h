@@ -20,8 +20,8 @@ class TokenStream {
   /// `path` is a folder of shards (with index.json), or one of the formats that others write, read
   /// in place: a Megatron-LM .idx or .bin file with its partner beside it (megatron.h), a .bin file
   /// of llm.c, or a folder of such .bin files (llmc.h). Throws DataError when it is none of them,
-  /// or something is missing or torn.
-  explicit TokenStream(const std::filesystem::path& path);
+  /// or something is missing or torn. `access` is how copy() will go through it.
+  explicit TokenStream(const std::filesystem::path& path, Access access = Access::sequential);
   ~TokenStream();
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
@@ -52,6 +52,7 @@ class TokenStream {
   const TokenFile& file(Slot& slot) const;
 
   std::filesystem::path path_;
+  Access access_;
   TokenizerInfo tokenizer_;
   int64_t tokens_ = 0;
   std::vector<std::unique_ptr<Slot>> slots_;

@@ -21,8 +21,16 @@ uint32_t widen(const std::byte* bytes, std::span<int32_t> out) {
 
 }  // namespace
 
+void TokenFile::expect(Access access) {
+  access_ = access;
+  advise({bytes_, static_cast<size_t>(tokens_) * static_cast<size_t>(width_)}, access);
+}
+
 uint32_t TokenFile::copy(int64_t begin, std::span<int32_t> out) const {
   const std::byte* from = bytes_ + begin * static_cast<int64_t>(width_);
+  if (access_ == Access::random) {
+    start_reading({from, out.size() * static_cast<size_t>(width_)});
+  }
   switch (width_) {
     case TokenWidth::one:
       return widen<uint8_t>(from, out);

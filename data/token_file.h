@@ -28,6 +28,10 @@ class TokenFile {
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   [[nodiscard]] int64_t tokens() const { return tokens_; }
 
+  /// Says how the tokens will be read. Random: each copy() asks for all it needs at once, and
+  /// nothing beyond it is read from the disk.
+  void expect(Access access);
+
   /// Copies tokens [begin, begin + out.size()), which must lie in the file, as 32-bit ids and
   /// returns the largest of them as unsigned (so that a negative id is large too).
   uint32_t copy(int64_t begin, std::span<int32_t> out) const;
@@ -55,6 +59,7 @@ class TokenFile {
   const std::byte* bytes_ = nullptr;
   TokenWidth width_ = TokenWidth::two;
   int64_t tokens_ = 0;
+  Access access_ = Access::sequential;
 };
 
 }  // namespace gsa::data

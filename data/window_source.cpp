@@ -10,7 +10,8 @@
 namespace gsa::data {
 
 WindowSource::WindowSource(const std::filesystem::path& path, const Options& options)
-    : options_(options), stream_(path) {
+    : options_(options),
+      stream_(path, options.visit == WindowVisit::shuffled ? Access::random : Access::sequential) {
   const int64_t length = options_.sequence_length;
   const auto& tokenizer = stream_.tokenizer();
   if (tokenizer.vocabulary_size > options_.vocabulary_size) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/operations.h"
+#include "kernels/product_choice.h"
 
 #define GSA_OPERATION(function, Arguments, phase) \
   void function(Stream& stream, const Arguments& args);
@@ -18,6 +19,9 @@ size_t gsa_chunked_saved_bytes(const GsaForward& args);
 namespace gsa::kernels::cuda {
 #include "kernels/operations.def"  // NOLINT(readability-duplicate-include): once a namespace
 size_t gsa_chunked_saved_bytes(const GsaForward& args);
+std::string product_library();
+ProductMeasurement measure_product(Stream& stream, const Matmul& product);
+bool choose_product(const Matmul& product, const std::string& algorithm);
 }  // namespace gsa::kernels::cuda
 
 #undef GSA_OPERATION

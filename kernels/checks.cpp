@@ -1,4 +1,6 @@
 // The checks of operations' arguments that all backends share.
+#include <limits>
+
 #include "kernels/operations.h"
 
 namespace gsa::kernels {
@@ -57,6 +59,11 @@ void check_norm_backward(const NormBackward& args) {
   require_present(input, 2, "input");
   require_like(args.grad_output, input, "grad_output");
   require_like(args.grad_input, input, "grad_input");
+  if (args.output) {
+    require_like(args.output, input, "output");
+    require(args.output.data() != args.grad_input.data(),
+            "a norm's output and its input's gradient need memory of their own");
+  }
   require_statistics(args.inverse_rms, input, "inverse_rms");
   require_optional(args.weight, input.dtype(), {input.dim(1)}, "weight");
   require_optional(args.grad_weight, accumulator(input.dtype()), {input.dim(1)}, "grad_weight");
@@ -219,6 +226,26 @@ void Convert::check() const {
   require(input.count() == output.count(), "convert needs tensors of one size");
   require_contiguous(input, "input");
   require_contiguous(output, "output");
+}
+
+void Checksum::check() const {
+  require(bool(input), "input must be a tensor");
+  require_contiguous(input, "input");
+  require_shape(sum, {2}, "sum");
+  require_dtype(sum, DType::int32, "sum");
+  require(reinterpret_cast<uintptr_t>(sum.data()) % sizeof(uint64_t) == 0,
+          "sum must be aligned to 8 bytes");
+}
+
+void NormalFill::check() const {
+  require_present(output, 1, "output");
+  require_dtype(output, DType::float32, "output");
+  require_contiguous(output, "output");
+  require(output.count() <= std::numeric_limits<int32_t>::max(),
+          "normal_fill takes fewer than 2^31 elements");
+  require_present(doubtful, 1, "doubtful");
+  require_dtype(doubtful, DType::int32, "doubtful");
+  require(doubtful.count() >= 1, "doubtful must have room for its count");
 }
 
 int64_t Sequences::chunks() const {

@@ -16,6 +16,10 @@
 
 namespace gsa {
 
+namespace kernels {
+struct Matmul;
+}
+
 // An error of the device or of its libraries: what was called, what it answered.
 class DeviceError : public std::runtime_error {
  public:
@@ -86,6 +90,8 @@ class ScratchMemory {
 class OperationObserver {
  public:
   virtual ~OperationObserver() = default;
+  // Of a matrix product, before `before`.
+  virtual void product(const kernels::Matmul& /*product*/) {}
   virtual void before(const char* phase) = 0;
   virtual void after(const char* phase, double flops) = 0;
 };

@@ -1,5 +1,6 @@
 // Sends each operation to the backend of its stream: checks the arguments, lends the workspace,
 // tells the observer, and runs nothing on a planning stream.
+#include <type_traits>
 #include <utility>
 
 #include "kernels/backends.h"
@@ -49,6 +50,9 @@ template <typename Arguments, typename Run>
 void observed(Stream& stream, const Arguments& args, const char* phase, Run&& run) {
   OperationObserver* observer = stream.observer();
   if (observer != nullptr) {
+    if constexpr (std::is_same_v<Arguments, Matmul>) {
+      observer->product(args);
+    }
     observer->before(phase);
   }
   if (!stream.is_planning()) {
@@ -93,6 +97,23 @@ void observed(Stream& stream, const Arguments& args, const char* phase, Run&& ru
 size_t gsa_chunked_saved_bytes(const GsaForward& args) {
   return args.q.device() == Device::cpu ? cpu::gsa_chunked_saved_bytes(args)
                                         : cuda::gsa_chunked_saved_bytes(args);
+}
+
+std::string product_library(const Stream& stream) {
+  return stream.device() == Device::cpu ? "" : cuda::product_library();
+}
+
+ProductMeasurement measure_product(Stream& stream, const Matmul& product) {
+  product.check();
+  if (stream.device() == Device::cpu) {
+    throw std::logic_error("products on the CPU have no algorithms to choose from");
+  }
+  return cuda::measure_product(stream, product);
+}
+
+bool choose_product(const Stream& stream, const Matmul& product, const std::string& algorithm) {
+  product.check();
+  return stream.device() != Device::cpu && cuda::choose_product(product, algorithm);
 }
 
 }  // namespace gsa::kernels

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <array>
+#include <limits>
 
 #include "kernels/device.h"
 
@@ -21,13 +22,15 @@ struct SquaredNorm {
 // Turns the sums of a step into what AdamW multiplies gradients with. The gradients were made with
 // the loss scaled by 1 / nominal_tokens; the labels that really counted were totals[1]:
 //   mean = nominal_tokens / totals[1];  norm = mean * sqrt(squared_norm)
-//   scale = mean * min(1, max_norm / norm);  NaN if norm or totals[0] is not finite: AdamW then
-//   leaves everything as it is (the step is skipped).
+//   scale = mean * min(1, max_norm / norm);  NaN if norm or totals[0] is not finite, or if the mean
+//   loss totals[0] / totals[1] is above loss_limit: AdamW then leaves everything as it is (the step
+//   is skipped).
 struct ClipScale {
   ConstTensor squared_norm;  // [1] float64
   ConstTensor totals;        // [2] float64: loss sum, labels that count
   double nominal_tokens = 1;
   double max_norm = 0;  // 0: no clipping
+  double loss_limit = std::numeric_limits<double>::infinity();
   Tensor norm;          // [1] float64: the gradient's norm before clipping
   Tensor scale;         // [1] float64
 

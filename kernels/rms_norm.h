@@ -28,7 +28,9 @@ struct RmsNormBackward {
   ConstTensor inverse_rms;    // [N]
   ConstTensor grad_output;    // [N, D]
   ConstTensor grad_residual;  // [N, D] a gradient of the same x from elsewhere, added; or absent
-  Tensor grad_input;          // [N, D] may be grad_output or grad_residual
+  Tensor output;              // [N, D] the norm's output once more, for the products behind it;
+                              // may be grad_output; or absent
+  Tensor grad_input;          // [N, D] may be grad_output (unless output is) or grad_residual
   Tensor grad_weight;         // [D] float32 | float64, accumulated; absent without a weight
 
   void check() const;
@@ -50,7 +52,8 @@ struct SwishRmsNormBackward {
   ConstTensor weight;       // [D], or absent
   ConstTensor inverse_rms;  // [N]
   ConstTensor grad_output;  // [N, D]
-  Tensor grad_input;        // [N, D] may be grad_output
+  Tensor output;            // [N, D] the norm's output once more; may be grad_output; or absent
+  Tensor grad_input;        // [N, D] may be grad_output (unless output is) or input
   Tensor grad_weight;       // [D], accumulated; absent without a weight
 
   void check() const;

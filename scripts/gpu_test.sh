@@ -2,19 +2,22 @@
 # All that a machine with GPUs must show, in one call: tests against the CPU and golden values, the
 # same bits on every run and after a resume, a short run on every number of GPUs, and the benchmarks.
 #
-#   scripts/gpu_test.sh [--out FOLDER] [--skip-bench]
+#   scripts/gpu_test.sh [--out FOLDER] [--skip-bench] [--sanitize]
 #
+# --sanitize runs the kernels' tests under compute-sanitizer's memcheck and racecheck too: long.
 # Builds build/cuda if it must; GSA_BUNDLE names a folder made by scripts/bundle.sh to use instead.
 # Prints one table (report.md) and writes results.json beside it; leaves with 1 if a check failed.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 out=.work/gpu_test/out
 bench=1
+sanitize=0
 while [[ $# -gt 0 ]]; do
   case $1 in
     --out) out=$2; shift 2 ;;
     --skip-bench) bench=0; shift ;;
-    *) die "unknown option $1 (usage: scripts/gpu_test.sh [--out FOLDER] [--skip-bench])" ;;
+    --sanitize) sanitize=1; shift ;;
+    *) die "unknown option $1 (usage: scripts/gpu_test.sh [--out FOLDER] [--skip-bench] [--sanitize])" ;;
   esac
 done
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
@@ -92,10 +95,16 @@ same_curve() { # RANKS: bfloat16 rounding in other orders of summation, over 100
     python3 scripts/compare_runs.py --curve 0.02 "$work/runs/first" "$work/runs/gpus-$1"
 }
 
+# The same run without a GPU goes on in the background while the GPU is tested. Eight threads: more
+# wait for each other longer than products this small take.
+begin_cpu_run() {
+  train 1 cpu distributed.device=cpu distributed.threads=8 >"$out/log-cpu-run.txt" 2>&1 &
+  cpu_run=$!
+}
+
 cpu_and_gpu() {
-  # Eight threads: more wait for each other longer than products this small take.
-  train 1 cpu distributed.device=cpu distributed.threads=8
   train 1 gpu-float32 precision.compute=float32
+  wait "$cpu_run" || cat "$out/log-cpu-run.txt"
   python3 scripts/compare_runs.py --curve 0.02 "$work/runs/cpu" "$work/runs/first" &&
     python3 scripts/compare_runs.py --curve 0.005 "$work/runs/cpu" "$work/runs/gpu-float32"
 }
@@ -108,6 +117,45 @@ too_many_ranks() { # more ranks than GPUs: one clear message, not a hang
   [[ $code -ne 0 && $code -ne 124 ]] && grep -qi 'gpu' "$log"
 }
 
+out_of_memory() { # a model that does not fit: one message that says what to change
+  local log=$out/out-of-memory.txt code=0
+  timeout 60 "$gsa" train configs/gsa-1.3b.yaml train.micro_batch=512 train.batch_tokens=1048576 \
+    data.train="$work/shards" data.validation= train.validate_every=0 \
+    run.directory="$work/runs" run.name=large >"$log" 2>&1 || code=$?
+  cat "$log"
+  [[ $code -eq 4 ]] && grep -qi 'memory' "$log" && grep -q 'micro-batch' "$log"
+}
+
+# One of two ranks is sent a signal in the middle of a run: within a minute all have left, none with 0.
+lost_rank() { # SIGNAL
+  local name=lost-$1 code=0 run
+  rm -rf "$work/runs/$name"
+  train 2 "$name" train.tokens=1B distributed.timeout=20 >"$out/$name.txt" 2>&1 &
+  run=$!
+  for ((i = 0; i < 300; ++i)); do
+    [[ $(wc -l 2>/dev/null <"$work/runs/$name/metrics.jsonl") -ge 5 ]] && break
+    sleep 0.1
+  done
+  pkill "-$1" --newest --full "run.name=$name" || return 1
+  for ((i = 0; i < 60; ++i)); do
+    kill -0 "$run" 2>/dev/null || break
+    sleep 1
+  done
+  if kill -0 "$run" 2>/dev/null; then
+    pkill -KILL --full "run.name=$name"
+    echo "still running a minute later"
+    return 1
+  fi
+  wait "$run" || code=$?
+  cat "$out/$name.txt"
+  [[ $code -ne 0 ]]
+}
+
+under_sanitizer() { # TOOL
+  compute-sanitizer --tool "$1" --error-exitcode 9 "$(find_test kernels_cuda_test)" --gtest_brief=1 \
+    --gtest_filter='-Bandwidth.*'
+}
+
 bench_step() { # NAME RANKS CONFIG [options]
   local name=$1 ranks=$2 config=$3
   shift 3
@@ -117,15 +165,27 @@ bench_step() { # NAME RANKS CONFIG [options]
 
 headline "Making shards of the repository's own text"
 make_shards >"$out/log-shards.txt" 2>&1 || { cat "$out/log-shards.txt"; die "no shards"; }
+begin_cpu_run
 check "kernel tests" "$(find_test kernels_cuda_test)" --gtest_brief=1
 check "golden model tests" "$(find_test model_golden_test)" --gtest_brief=1
 check "same bits twice" same_bits
 check "same bits after a resume" same_bits_after_resume
-check "CPU and GPU curves" cpu_and_gpu
 check "more ranks than GPUs" too_many_ranks
+check "a model larger than the GPU" out_of_memory
 for ranks in 2 4; do
-  [[ $ranks -le $gpus ]] && check "$ranks GPUs" same_curve "$ranks"
+  [[ $ranks -le $gpus ]] || continue
+  check "collectives on $ranks GPUs" mpirun --bind-to none -n "$ranks" "$(find_test nccl_test)" --gtest_brief=1
+  check "$ranks GPUs" same_curve "$ranks"
 done
+if [[ $gpus -ge 2 ]]; then
+  check "a rank is killed" lost_rank KILL
+  check "a rank is stopped" lost_rank STOP
+fi
+if [[ $sanitize == 1 ]]; then
+  check "memcheck" under_sanitizer memcheck
+  check "racecheck" under_sanitizer racecheck
+fi
+check "CPU and GPU curves" cpu_and_gpu
 if [[ $bench == 1 ]]; then
   op() { check "bench op $1" "$gsa" bench op --json "$out/op-$1.json" "${@:2}"; }
   op b8-t2048-h4-512

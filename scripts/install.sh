@@ -18,7 +18,7 @@ BUILD_PACKAGES=(
   libzstd-dev zstd zlib1g-dev       # compressed text
   libsimdjson-dev libxxhash-dev     # JSON lines, checksums
   libsentencepiece-dev sentencepiece
-  libgtest-dev libbenchmark-dev
+  libgtest-dev libgmock-dev libbenchmark-dev
   python3 python3-numpy python3-matplotlib python3-h5py # plots, a look into checkpoints
 )
 TEST_PACKAGES=(git clang-format-14 shellcheck procps) # procps: pkill, for the test that kills a rank

@@ -2,10 +2,11 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
+#include <system_error>
 
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/config/error.h"
+#include "trainer/metrics/line_file.h"
 #include "trainer/metrics/log.h"
 
 namespace gsa {
@@ -32,11 +33,10 @@ void RunFolder::create() const {
 }
 
 void RunFolder::write_config(const Config& resolved) const {
-  std::ofstream file(config(), std::ios::trunc);
-  file << to_yaml(resolved);
-  file.close();
-  if (!file) {
-    refuse(config(), std::error_code(errno, std::generic_category()));
+  try {
+    replace_file(config(), to_yaml(resolved), /*durable=*/true);
+  } catch (const std::system_error& error) {
+    refuse(config(), error.code());
   }
 }
 
@@ -46,7 +46,15 @@ std::optional<std::filesystem::path> choose_checkpoint(const RunFolder& folder,
     return newest_whole_checkpoint(folder.checkpoints(), report_damaged);
   }
   if (request != "none") {
-    return find_checkpoint(request);
+    const std::filesystem::path chosen = find_checkpoint(request);
+    std::error_code ignored;
+    if (std::filesystem::equivalent(chosen.parent_path(), folder.checkpoints(), ignored)) {
+      for (const auto& name : set_aside_after(folder.checkpoints(), read_metadata(chosen).step)) {
+        log_warning(fmt::format("the run goes back behind a checkpoint, which is set aside: {}",
+                                name.string()));
+      }
+    }
+    return chosen;
   }
   if (!list_checkpoints(folder.checkpoints()).empty()) {
     throw ConfigError(fmt::format(
@@ -59,6 +67,7 @@ std::optional<std::filesystem::path> choose_checkpoint(const RunFolder& folder,
 
 std::filesystem::path find_checkpoint(const std::filesystem::path& path) {
   if (std::filesystem::exists(path / "manifest.json")) {
+    verify_checkpoint(path);
     return path;
   }
   const RunFolder folder{path};

@@ -10,10 +10,12 @@ constexpr int stop_signals[] = {SIGTERM, SIGINT, SIGUSR1};
 volatile std::sig_atomic_t signal_received = 0;
 
 void note_signal(int signal) {
-  signal_received = signal;
-  for (const int other : stop_signals) {
-    std::signal(other, SIG_DFL);
+  if (signal_received != 0) {  // the second: as if nobody had taken it over
+    std::signal(signal, SIG_DFL);
+    std::raise(signal);
+    return;
   }
+  signal_received = signal;
 }
 
 }  // namespace

@@ -2,28 +2,44 @@
 
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
-#include <chrono>
 #include <cmath>
-#include <iostream>
+#include <fstream>
 
 #include "kernels/cross_entropy.h"
 #include "trainer/checkpoint_layout.h"
 #include "trainer/config/error.h"
+#include "trainer/config/values.h"
 #include "trainer/loader_options.h"
 #include "trainer/metrics/log.h"
 #include "trainer/optimizer/schedule.h"
+#include "trainer/products.h"
 #include "trainer/versions.h"
 
 namespace gsa {
 namespace {
 
-constexpr int64_t total_count = 3;
+// What a step brings to the host, float64: the totals over the ranks, then the optimizer's verdict.
+enum Value : int64_t { loss_sum, counted_labels, signalled, out_of_time, gradient_norm, scale };
+constexpr int64_t total_count = gradient_norm;
+constexpr int64_t value_count = scale + 1;
 constexpr double bytes_per_gib = 1024.0 * 1024.0 * 1024.0;
 constexpr double flops_per_tflop = 1e12;
 
 Keep keep_of(const TrainConfig& config) {
   return config.recompute == "block" ? Keep::input : Keep::everything;
+}
+
+// What this process holds in memory now; absent where the machine does not say.
+std::optional<double> host_gib() {
+  std::ifstream file("/proc/self/statm");  // in pages: all that is mapped, what is in memory
+  double mapped = 0;
+  double resident = 0;
+  if (!(file >> mapped >> resident)) {
+    return std::nullopt;
+  }
+  return resident * double(sysconf(_SC_PAGESIZE)) / bytes_per_gib;
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -42,24 +58,32 @@ Trainer::Trainer(const Config& config, Session& session, const std::string& resu
                              .ranks = session.communicator->size(),
                              .keep = keep_of(config.train)}),
       optimizer_(config.optimizer, engine_.parameters(), *session.communicator, engine_.stream()),
-      batch_(session.device) {
+      batch_(session.device),
+      spikes_(config.train.spike_factor, config.train.spike_window) {
   const int64_t tokens = config.train.micro_batch * config.data.sequence_length;
   loss_memory_ = Buffer(session.device, static_cast<size_t>(tokens) * sizeof(float));
   losses_ = loss_memory_.tensor(DType::float32, {tokens});
   total_memory_ = Buffer(session.device, total_count * sizeof(double));
   totals_ = total_memory_.tensor(DType::float64, {total_count});
-  host_memory_ = Buffer(session.device, (total_count + 1) * sizeof(double), MemoryKind::pinned);
+  host_memory_ = Buffer(session.device, value_count * sizeof(double), MemoryKind::pinned);
 
   first_hooks_.before_use = [this](int bucket) { optimizer_.wait_for_weights(bucket); };
   last_hooks_.gradients_ready = [this](int bucket) { optimizer_.reduce(bucket); };
   only_hooks_ = {first_hooks_.before_use, last_hooks_.gradients_ready};
 
   const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
-  engine_.reserve_training(sequences.view(session.device));
   EngineOptions without_recompute = engine_.options();
   without_recompute.keep = Keep::everything;
-  model_flops_ =
-      plan_training(config.model, without_recompute, sequences.view(session.device)).flops;
+  const PassCost cost =
+      plan_training(config.model, without_recompute, sequences.view(session.device));
+  model_flops_ = cost.flops;
+  prepare_products(session, engine_.stream(), cost.products);
+  engine_.reserve_training(sequences.view(session.device));
+  clock_.emplace(parse_duration(config.train.wall_clock_limit).value_or(0),
+                 double(optimizer_.shard_count()) * 3 * sizeof(float));
+  if (config.distributed.check_weights_every > 0 && session.communicator->size() > 1) {
+    weight_check_.emplace(engine_.parameters(), *session.communicator);
+  }
   start(resume);
 }
 
@@ -87,9 +111,9 @@ void Trainer::start(const std::string& resume) {
   loader_.emplace(
       loader_options(config_, *session_.communicator, batch_plan_, progress_.next_sample));
   if (session_.is_root()) {
-    metrics_ = std::make_unique<MetricsWriter>(folder_.metrics(), progress_.step);
-    reporter_ = std::make_unique<ProgressReporter>(std::cout, stdout_is_terminal(),
-                                                   batch_plan_.steps, config_.log.every);
+    reporter_ = std::make_unique<RunReporter>(folder_, progress_.step, batch_plan_.steps,
+                                              config_.log.every);
+    reporter_->started(session_.communicator->size(), found);
     describe();
   }
 }
@@ -104,7 +128,9 @@ void Trainer::load(const std::filesystem::path& checkpoint) {
   read_checkpoint(checkpoint, layout.shard(master, first, second));
   optimizer_.write_state(master, first, second);
   optimizer_.set_updates(metadata.optimizer_step);
+  spikes_.restore(metadata.recent_losses);
   progress_ = {metadata.step, metadata.tokens_seen, metadata.next_sample};
+  applied_ = progress_;
   if (session_.is_root()) {
     log_info(fmt::format("resuming from {}: step {}, {} tokens seen", checkpoint.string(),
                          progress_.step, human_count(double(progress_.tokens_seen))));
@@ -125,11 +151,22 @@ void Trainer::describe() const {
 RunEnd Trainer::run() {
   const int64_t first_step = progress_.step;
   saved_step_ = first_step;
-  while (progress_.step < batch_plan_.steps && !stop_) {
-    report(step());
+  while (progress_.step < batch_plan_.steps && stop_reason_.empty()) {
+    const auto begin = std::chrono::steady_clock::now();
+    const StepMetrics metrics = step();
+    if (reporter_) {
+      reporter_->step(metrics);
+    }
+    clock_->step_took(seconds_since(begin));  // with its validation
+    if (skipped_in_a_row_ >= config_.train.max_skipped_steps) {
+      give_up();
+    }
     const int64_t limit = config_.train.stop_after_steps;
-    stop_ = stop_ || (limit > 0 && progress_.step - first_step >= limit);
-    const bool last = stop_ || progress_.step == batch_plan_.steps;
+    // Not next to a skipped step: whoever resumes would do it again, and stop there again.
+    if (limit > 0 && progress_.step - first_step >= limit && skipped_in_a_row_ == 0) {
+      stop("train.stop_after_steps");
+    }
+    const bool last = !stop_reason_.empty() || progress_.step == batch_plan_.steps;
     const int64_t every = config_.checkpoint.every;
     notice_checkpoint();
     if (!last && every > 0 && progress_.step % every == 0) {
@@ -137,16 +174,19 @@ RunEnd Trainer::run() {
     }
   }
   if (progress_.step > first_step) {
+    if (reporter_) {
+      reporter_->doing("saving", progress_.step);
+    }
     begin_checkpoint();
     finish_last_checkpoint();
   }
+  const bool done = progress_.step == batch_plan_.steps;
   if (reporter_) {
-    reporter_->finish();
-    log_info(fmt::format("{} at step {}; last checkpoint: step {}",
-                         progress_.step == batch_plan_.steps ? "done" : "stopped", progress_.step,
-                         saved_step_));
+    reporter_->ended(done ? "done" : "stopped", progress_.step, done ? "done" : stop_reason_);
+    log_info(fmt::format("{} at step {}; last checkpoint: step {}", done ? "done" : "stopped",
+                         progress_.step, saved_step_));
   }
-  return progress_.step == batch_plan_.steps ? RunEnd::done : RunEnd::stopped;
+  return done ? RunEnd::done : RunEnd::stopped;
 }
 
 StepMetrics Trainer::step() {
@@ -172,9 +212,18 @@ StepMetrics Trainer::step() {
                       .tokens_seen = tokens,
                       .loss = result.loss,
                       .learning_rate = rate,
-                      .gradient_norm = result.gradient_norm};
+                      .gradient_norm = result.gradient_norm,
+                      .skipped = !result.applied};
   metrics.timing = timing(seconds_since(begin), loader_->data_wait_seconds() - waited_before);
+  const int64_t check_every = config_.distributed.check_weights_every;
+  if (weight_check_ && progress_.step % check_every == 0) {
+    optimizer_.wait_for_all_weights();
+    weight_check_->run(engine_.stream(), progress_.step);
+  }
   if (validation_is_due()) {
+    if (reporter_) {
+      reporter_->doing("validating", progress_.step);
+    }
     optimizer_.wait_for_all_weights();
     metrics.validation = validation_->run();
   }
@@ -209,53 +258,89 @@ bool Trainer::validation_is_due() const {
 
 Trainer::StepResult Trainer::finish_step(double rate) {
   Stream& stream = engine_.stream();
-  const Tensor host = host_memory_.tensor(DType::float64, {total_count + 1});
+  const Tensor host = host_memory_.tensor(DType::float64, {value_count});
   auto* values = host.as<double>();
-  values[2] = signals_.received() != 0 ? 1.0 : 0.0;
-  copy(stream, host.rows(2, 3), totals_.rows(2, 3));
-  session_.communicator->all_reduce(stream, totals_);
-  optimizer_.update(rate, totals_, double(batch_plan_.tokens_per_step));
-  copy(stream, totals_, host.rows(0, total_count));
-  copy(stream, optimizer_.norm(), host.rows(total_count, total_count + 1));
-  stream.synchronize();
-
+  values[signalled] = signals_.received() != 0 ? 1.0 : 0.0;
+  values[out_of_time] = clock_->is_up() ? 1.0 : 0.0;
+  copy(stream, host.rows(signalled, total_count), totals_.rows(signalled, total_count));
   StepResult result;
-  result.loss = values[0] / values[1];
-  result.stop_requested = values[2] > 0;
-  result.gradient_norm = values[3];
-  result.finite = std::isfinite(values[0]) && std::isfinite(values[3]);
+  result.loss_limit = spikes_.limit();
+  session_.communicator->all_reduce(stream, totals_);
+  optimizer_.update(rate, totals_, double(batch_plan_.tokens_per_step), result.loss_limit);
+  copy(stream, totals_, host.rows(0, total_count));
+  copy(stream, optimizer_.verdict(), host.rows(total_count, value_count));
+  stream.synchronize();
+  session_.communicator->require_healthy();
+
+  result.loss = values[loss_sum] / values[counted_labels];
+  result.signalled = values[signalled] > 0;
+  result.out_of_time = values[out_of_time] > 0;
+  result.gradient_norm = values[gradient_norm];
+  result.applied = std::isfinite(values[scale]);
   return result;
 }
 
 void Trainer::judge(const StepResult& result) {
-  stop_ = stop_ || result.stop_requested;
-  if (result.finite) {
+  if (result.signalled) {
+    stop("a signal");
+  } else if (result.out_of_time) {
+    stop("train.wall_clock_limit");
+  }
+  if (result.applied) {
     skipped_in_a_row_ = 0;
+    applied_ = progress_;
+    spikes_.applied(result.loss);
     return;
   }
   // The update left everything as it was; it must not count in AdamW's bias correction either.
   optimizer_.set_updates(optimizer_.updates() - 1);
   ++skipped_in_a_row_;
-  if (session_.is_root()) {
+  if (reporter_) {
+    const bool finite = std::isfinite(result.loss) && std::isfinite(result.gradient_norm);
     const int64_t samples = batch_plan_.tokens_per_step / config_.data.sequence_length;
-    log_warning(fmt::format(
-        "step {} was skipped: its loss is {} and its gradient's norm {} (samples {} to {})",
-        progress_.step, result.loss, result.gradient_norm, progress_.next_sample - samples,
-        progress_.next_sample - 1));
+    reporter_->skipped(
+        progress_.step,
+        fmt::format("its loss is {}{} and its gradient's norm {} (samples {} to {}; {} in a row, "
+                    "{} of the run)",
+                    result.loss,
+                    finite ? fmt::format(", above {} times the median of the last {}, {:.6g},",
+                                         config_.train.spike_factor, config_.train.spike_window,
+                                         result.loss_limit)
+                           : "",
+                    result.gradient_norm, progress_.next_sample - samples,
+                    progress_.next_sample - 1, skipped_in_a_row_,
+                    progress_.step - optimizer_.updates()));
   }
-  if (skipped_in_a_row_ >= config_.train.max_skipped_steps) {
-    throw std::runtime_error(fmt::format(
-        "{} steps in a row had a loss or gradient that is not finite, the last one step {}: lower "
-        "optimizer.lr, or start again from an earlier checkpoint with --resume PATH",
-        skipped_in_a_row_, progress_.step));
+}
+
+void Trainer::stop(const std::string& reason) {
+  if (stop_reason_.empty()) {
+    stop_reason_ = reason;
   }
+}
+
+void Trainer::give_up() {
+  begin_checkpoint();
+  finish_last_checkpoint();
+  const std::string what = fmt::format(
+      "{} steps in a row were skipped, {} to {}: their losses or gradients are not finite, or "
+      "spikes (train.spike_factor); {}; lower optimizer.lr, or start again from an earlier "
+      "checkpoint with --resume PATH",
+      skipped_in_a_row_, applied_.step + 1, progress_.step,
+      saved_step_ > 0 ? fmt::format("the last checkpoint is from before them: step {}", saved_step_)
+                      : "there is no checkpoint from before them");
+  if (reporter_) {
+    reporter_->ended("failed", progress_.step, what);
+  }
+  throw std::runtime_error(what);
 }
 
 StepTiming Trainer::timing(double seconds, double waited) const {
   StepTiming timing{.seconds = seconds,
                     .tokens_per_second = double(batch_plan_.tokens_per_step) / seconds,
                     .data_wait_ms = waited * 1e3,
-                    .memory_gib = memory_gib()};
+                    .memory_gib = memory_gib(),
+                    .host_gib = host_gib()};
   const int ranks = session_.communicator->size();
   const double flops = model_flops_ * double(batch_plan_.accumulation) * ranks / seconds;
   timing.tflops = flops / flops_per_tflop;
@@ -279,13 +364,6 @@ double Trainer::memory_gib() const {
   return double(usage.ru_maxrss) * bytes_per_kib / bytes_per_gib;
 }
 
-void Trainer::report(const StepMetrics& metrics) {
-  if (metrics_) {
-    metrics_->write(metrics);
-    reporter_->step(metrics);
-  }
-}
-
 void Trainer::begin_checkpoint() {
   if (!writer_) {
     const CheckpointLayout layout(engine_.parameters(), optimizer_);
@@ -295,23 +373,30 @@ void Trainer::begin_checkpoint() {
   }
   // Never two at once: one that is still being written is waited for.
   settle([this] { return writer_->finish(); });
-  if (metrics_) {
-    metrics_->sync();
+  const Progress& state = progress_.step == batch_plan_.steps ? progress_ : applied_;
+  if (state.step == saved_step_) {
+    return;
   }
+  if (reporter_) {
+    reporter_->sync();
+  }
+  writing_since_ = std::chrono::steady_clock::now();
   const auto count = static_cast<size_t>(optimizer_.shard_count());
   const CheckpointWriter::Snapshot snapshot = writer_->snapshot();
   optimizer_.read_state({snapshot.master.as<float>(), count},
                         {snapshot.first_moment.as<float>(), count},
                         {snapshot.second_moment.as<float>(), count});
-  writer_->start({.step = progress_.step,
+  session_.communicator->require_healthy();
+  writer_->start({.step = state.step,
                   .optimizer_step = optimizer_.updates(),
-                  .tokens_seen = progress_.tokens_seen,
-                  .next_sample = progress_.next_sample,
+                  .tokens_seen = state.tokens_seen,
+                  .next_sample = state.next_sample,
                   .seed = config_.run.seed,
+                  .recent_losses = spikes_.recent(),
                   .ranks = session_.communicator->size(),
                   .config = to_yaml(config_),
                   .versions = library_versions()});
-  writing_step_ = progress_.step;
+  writing_step_ = state.step;
 }
 
 void Trainer::notice_checkpoint() {
@@ -324,9 +409,8 @@ void Trainer::settle(const std::function<std::optional<std::filesystem::path>()>
   try {
     note_written(look());
   } catch (const CheckpointError& error) {
-    if (session_.is_root()) {
-      log_error(fmt::format("{}; training goes on, the next try is in at most {} steps",
-                            error.what(), config_.checkpoint.every));
+    if (reporter_) {
+      reporter_->checkpoint_failed(writing_step_, error.what(), config_.checkpoint.every);
     }
   }
 }
@@ -342,8 +426,10 @@ void Trainer::finish_last_checkpoint() {
 void Trainer::note_written(const std::optional<std::filesystem::path>& written) {
   if (written) {
     saved_step_ = writing_step_;
-    if (session_.is_root()) {
-      log_info(fmt::format("checkpoint {}", written->string()));
+    const double seconds = seconds_since(writing_since_);
+    clock_->checkpoint_took(seconds);
+    if (reporter_) {
+      reporter_->checkpoint_written(saved_step_, written->string(), seconds);
     }
   }
 }

@@ -6,6 +6,7 @@
 // gives the same bits.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -17,13 +18,16 @@
 #include "trainer/config/config.h"
 #include "trainer/device_batch.h"
 #include "trainer/metrics/metrics.h"
-#include "trainer/metrics/progress.h"
 #include "trainer/model/engine.h"
 #include "trainer/optimizer/sharded_adamw.h"
 #include "trainer/run_folder.h"
+#include "trainer/run_reporter.h"
 #include "trainer/session.h"
 #include "trainer/signals.h"
+#include "trainer/spike_guard.h"
 #include "trainer/validation.h"
+#include "trainer/wall_clock.h"
+#include "trainer/weight_check.h"
 
 namespace gsa {
 
@@ -42,8 +46,10 @@ class Trainer {
   // a path. Throws ConfigError, DataError, CheckpointError, OutOfMemory.
   Trainer(const Config& config, Session& session, const std::string& resume);
 
-  // Trains to the token budget, or until a signal or `train.stop_after_steps` stops it; either way
-  // the last step has a checkpoint.
+  // Trains to the token budget, or until a signal, `train.wall_clock_limit` or
+  // `train.stop_after_steps` stops it; either way a checkpoint holds all that was learnt. Throws
+  // std::runtime_error after `train.max_skipped_steps` skipped steps in a row, with a checkpoint
+  // from before them.
   RunEnd run();
 
  private:
@@ -55,8 +61,10 @@ class Trainer {
   struct StepResult {
     double loss = 0;
     double gradient_norm = 0;
-    bool finite = true;
-    bool stop_requested = false;  // on any rank
+    double loss_limit = 0;     // that it was held to
+    bool applied = true;       // the update; else the step is skipped
+    bool signalled = false;    // on any rank
+    bool out_of_time = false;  // on any rank
   };
 
   void start(const std::string& resume);
@@ -70,8 +78,13 @@ class Trainer {
   // Sums over the ranks, the update, and what both say.
   StepResult finish_step(double rate);
   void judge(const StepResult& result);
-  void report(const StepMetrics& metrics);
-  // Takes a snapshot and has it written while training goes on.
+  // Asks the run to stop after this step.
+  void stop(const std::string& reason);
+  // Ends a run whose every step is skipped.
+  [[noreturn]] void give_up();
+  // Takes a snapshot and has it written while training goes on. Skipped steps since the last one
+  // that was applied are left out: whoever resumes does them again, and a checkpoint from before
+  // them is there when nothing else follows.
   void begin_checkpoint();
   // Looks, between steps, whether the checkpoint under way is whole. One that cannot be written (a
   // full disk) is reported, and training goes on without it.
@@ -96,20 +109,25 @@ class Trainer {
   BucketHooks first_hooks_;  // of the first micro-batch of a step: weights may still be under way
   BucketHooks last_hooks_;   // of the last one: gradients are complete
   BucketHooks only_hooks_;   // of a step's only one
+  SpikeGuard spikes_;
+  std::optional<WallClock> clock_;
+  std::optional<WeightCheck> weight_check_;
   Buffer loss_memory_;
   Buffer total_memory_;
   Tensor losses_;
-  Tensor totals_;  // [3] float64: loss sum, labels that count, ranks that want to stop
+  // [4] float64: loss sum, labels that count, ranks that were signalled, that are out of time
+  Tensor totals_;
   Buffer host_memory_;
   double model_flops_ = 0;  // of a micro-batch
   Progress progress_;
+  Progress applied_;  // after the last step that was applied: what the weights are of
   int64_t skipped_in_a_row_ = 0;
   int64_t writing_step_ = 0;  // of the checkpoint under way
-  int64_t saved_step_ = 0;    // of the last whole one
-  bool stop_ = false;
+  std::chrono::steady_clock::time_point writing_since_;
+  int64_t saved_step_ = 0;                  // of the last whole one
+  std::string stop_reason_;                 // once the run is to stop
   std::optional<CheckpointWriter> writer_;  // from the first checkpoint on: it holds host memory
-  std::unique_ptr<MetricsWriter> metrics_;
-  std::unique_ptr<ProgressReporter> reporter_;
+  std::unique_ptr<RunReporter> reporter_;   // on rank 0
 };
 
 }  // namespace gsa

@@ -56,6 +56,7 @@ ValidationMetrics Validation::run() {
   session_.communicator->all_reduce(engine_.stream(), device);
   copy(engine_.stream(), device, host);
   engine_.stream().synchronize();
+  session_.communicator->require_healthy();
 
   ValidationMetrics metrics;
   double loss = 0;

@@ -150,7 +150,8 @@ void clip_scale(Stream& /*stream*/, const ClipScale& args) {
   const double mean = args.nominal_tokens / totals[1];
   const double norm = mean * std::sqrt(*args.squared_norm.as<double>());
   double scale = mean;
-  if (!std::isfinite(norm) || !std::isfinite(totals[0])) {
+  if (!std::isfinite(norm) || !std::isfinite(totals[0]) ||
+      totals[0] / totals[1] > args.loss_limit) {
     scale = std::numeric_limits<double>::quiet_NaN();
   } else if (args.max_norm > 0 && norm > args.max_norm) {
     scale = mean * (args.max_norm / norm);

@@ -93,6 +93,19 @@ void with_normalized_gradient(const T* grad_output, const T* weight, const Body&
   }
 }
 
+// Calls body(keep) with keep(d, x) writing output[d] = x * r * weight[d], as forward does; nothing
+// where there is no output. It is called once an element's gradients have been read.
+template <typename T, typename Body>
+void with_output(T* output, T r, const T* weight, const Body& body) {
+  if (output == nullptr) {
+    body([](int64_t /*d*/, T /*x*/) {});
+  } else if (weight == nullptr) {
+    body([=](int64_t d, T x) { output[d] = x * r; });
+  } else {
+    body([=](int64_t d, T x) { output[d] = x * r * weight[d]; });
+  }
+}
+
 // With y = x r, the gradient of x is r (g - y mean(g y)), that is r g - x c. This is c.
 template <typename T, typename G, typename X>
 T row_correction(const G& g, const X& x, T r, int64_t columns) {
@@ -101,33 +114,39 @@ T row_correction(const G& g, const X& x, T r, int64_t columns) {
 }
 
 // One row's grad_input; `grad_residual` may be null, and may be grad_input.
-template <typename T, typename G>
+template <typename T, typename G, typename Keep>
 void rms_norm_backward_row(const G& g, const T* x, T r, int64_t columns, const T* grad_residual,
-                           T* grad_input) {
+                           T* grad_input, const Keep& keep) {
   const auto element = [x](int64_t d) { return x[d]; };
   const T correction = row_correction(g, element, r, columns);
   if (grad_residual == nullptr) {
 #pragma omp simd
     for (int64_t d = 0; d < columns; ++d) {
-      grad_input[d] = r * g(d) - x[d] * correction;
+      const T here = x[d];
+      grad_input[d] = r * g(d) - here * correction;
+      keep(d, here);
     }
     return;
   }
 #pragma omp simd
   for (int64_t d = 0; d < columns; ++d) {
-    grad_input[d] = r * g(d) - x[d] * correction + grad_residual[d];
+    const T here = x[d];
+    grad_input[d] = r * g(d) - here * correction + grad_residual[d];
+    keep(d, here);
   }
 }
 
 // The same behind a swish of h whose sigmoids are s.
-template <typename T, typename G>
+template <typename T, typename G, typename Keep>
 void swish_rms_norm_backward_row(const G& g, const T* h, const T* s, T r, int64_t columns,
-                                 T* grad_input) {
+                                 T* grad_input, const Keep& keep) {
   const auto swish = [h, s](int64_t d) { return h[d] * s[d]; };
   const T correction = row_correction(g, swish, r, columns);
 #pragma omp simd
   for (int64_t d = 0; d < columns; ++d) {
-    grad_input[d] = (r * g(d) - swish(d) * correction) * swish_derivative(h[d], s[d]);
+    const T x = swish(d);
+    grad_input[d] = (r * g(d) - x * correction) * swish_derivative(h[d], s[d]);
+    keep(d, x);
   }
 }
 
@@ -171,6 +190,7 @@ void rms_norm_backward(Stream& /*stream*/, const RmsNormBackward& args, std::byt
     const auto grad_output = rows_of<T>(args.grad_output);
     const auto grad_residual = rows_of<T>(args.grad_residual);
     const auto grad_input = rows_of<T>(args.grad_input);
+    const auto output = rows_of<T>(args.output);
     const T* weight = elements_of<T>(args.weight);
     const T* inverse_rms = args.inverse_rms.as<T>();
     const int64_t columns = args.input.dim(1);
@@ -187,7 +207,9 @@ void rms_norm_backward(Stream& /*stream*/, const RmsNormBackward& args, std::byt
             dy, [x](int64_t d) { return x[d]; }, r, columns, own);
       }
       with_normalized_gradient(dy, weight, [&](const auto& g) {
-        rms_norm_backward_row(g, x, r, columns, added, grad_input[n]);
+        with_output(output ? output[n] : nullptr, r, weight, [&](const auto& keep) {
+          rms_norm_backward_row(g, x, r, columns, added, grad_input[n], keep);
+        });
       });
     };
     parallel_for(blocks.count, blocks.block_rows * columns, [&](int64_t begin, int64_t end) {
@@ -242,6 +264,7 @@ void swish_rms_norm_backward(Stream& /*stream*/, const SwishRmsNormBackward& arg
     const auto input = rows_of<T>(args.input);
     const auto grad_output = rows_of<T>(args.grad_output);
     const auto grad_input = rows_of<T>(args.grad_input);
+    const auto output = rows_of<T>(args.output);
     const T* weight = elements_of<T>(args.weight);
     const T* inverse_rms = args.inverse_rms.as<T>();
     const int64_t columns = args.input.dim(1);
@@ -264,7 +287,9 @@ void swish_rms_norm_backward(Stream& /*stream*/, const SwishRmsNormBackward& arg
             dy, [h, s](int64_t d) { return h[d] * s[d]; }, r, columns, own);
       }
       with_normalized_gradient(dy, weight, [&](const auto& g) {
-        swish_rms_norm_backward_row(g, h, s, r, columns, grad_input[n]);
+        with_output(output ? output[n] : nullptr, r, weight, [&](const auto& keep) {
+          swish_rms_norm_backward_row(g, h, s, r, columns, grad_input[n], keep);
+        });
       });
     };
     parallel_for(blocks.count, blocks.block_rows * columns, [&](int64_t begin, int64_t end) {

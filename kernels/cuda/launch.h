@@ -35,11 +35,11 @@ void with_element(DType dtype, const char* operation, F&& f) {
   }
 }
 
-// Calls `f` with Width<width>: vector_width where `vectorized`, else 1.
-template <typename F>
+// Calls `f` with Width<width>: `wide` where `vectorized`, else 1.
+template <int wide = vector_width, typename F>
 void with_width(bool vectorized, F&& f) {
   if (vectorized) {
-    f(Width<vector_width>{});
+    f(Width<wide>{});
   } else {
     f(Width<1>{});
   }

@@ -50,14 +50,15 @@ inline int map_columns(int64_t vectors) {
   return best;
 }
 
-// Queues `operation` over [rows, columns]; `vectorized` says that all operands are aligned.
-template <typename Operation>
+// Queues `operation` over [rows, columns]; `vectorized` says that all operands are aligned, and are
+// to be taken `wide` elements at a time.
+template <int wide = vector_width, typename Operation>
 void map_rows(Stream& stream, int64_t rows, int64_t columns, bool vectorized,
               const Operation& operation, const char* what) {
   if (rows == 0 || columns == 0) {
     return;
   }
-  with_width(vectorized, [&](auto width) {
+  with_width<wide>(vectorized, [&](auto width) {
     const int64_t vectors = (columns + width() - 1) / width();
     const int threads = map_columns(vectors);
     const dim3 block(unsigned(threads), unsigned(map_threads / threads));

@@ -58,12 +58,12 @@ __global__ void __launch_bounds__(total_threads)
 }
 
 __global__ void clip_scale_kernel(const double* squared_norm, const double* totals,
-                                  double nominal_tokens, double max_norm, double* norm,
-                                  double* scale) {
+                                  double nominal_tokens, double max_norm, double loss_limit,
+                                  double* norm, double* scale) {
   const double mean = nominal_tokens / totals[1];
   const double length = mean * sqrt(*squared_norm);
   const bool too_long = max_norm > 0 && length > max_norm;
-  const bool sound = isfinite(length) && isfinite(totals[0]);
+  const bool sound = isfinite(length) && isfinite(totals[0]) && totals[0] / totals[1] <= loss_limit;
   *norm = length;
   *scale = sound ? (too_long ? mean * (max_norm / length) : mean) : NAN;
 }
@@ -180,7 +180,7 @@ void squared_norm(Stream& stream, const SquaredNorm& args, std::byte* workspace)
 void clip_scale(Stream& stream, const ClipScale& args) {
   clip_scale_kernel<<<1, 1, 0, native(stream)>>>(
       elements_of<double>(args.squared_norm), elements_of<double>(args.totals), args.nominal_tokens,
-      args.max_norm, elements_of<double>(args.norm), elements_of<double>(args.scale));
+      args.max_norm, args.loss_limit, elements_of<double>(args.norm), elements_of<double>(args.scale));
   check_launch("clip_scale");
 }
 
@@ -193,10 +193,10 @@ void adamw(Stream& stream, const AdamW& args) {
                                 elements_of<float>(args.first_moment),
                                 elements_of<float>(args.second_moment),
                                 elements_of<T>(args.weights)};
-    map_rows(stream, 1, args.gradient.count(),
-             are_aligned(args.gradient, args.master, args.first_moment, args.second_moment,
-                         args.weights),
-             update, "adamw");
+    map_rows<float_vector_width>(stream, 1, args.gradient.count(),
+                                 are_aligned(args.gradient, args.master, args.first_moment,
+                                             args.second_moment, args.weights),
+                                 update, "adamw");
   });
 }
 

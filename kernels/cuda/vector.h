@@ -5,6 +5,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -13,8 +14,10 @@ namespace gsa::kernels::cuda {
 using bfloat16 = __nv_bfloat16;
 
 // Elements that a thread takes at once where the memory's alignment allows: 16 bytes of bfloat16,
-// twice 16 of float32. Elsewhere it takes one.
+// twice 16 of float32. Elsewhere it takes one. Where most of what moves is float32, half as many:
+// the accesses of neighbouring threads then lie side by side.
 inline constexpr int vector_width = 8;
+inline constexpr int float_vector_width = 4;
 inline constexpr int access_bytes = 16;
 
 // A number of elements as a type.
@@ -38,8 +41,9 @@ __device__ inline T from_float(float x) {
 
 // `width` neighbouring elements as they lie in memory.
 template <typename T, int width>
-struct alignas(width == vector_width ? access_bytes : sizeof(T)) Vector {
-  static_assert(width == 1 || width == vector_width, "one element, or accesses of 16 bytes");
+struct alignas(std::min<size_t>(width * sizeof(T), access_bytes)) Vector {
+  static_assert(width == 1 || width == float_vector_width || width == vector_width,
+                "one element, or accesses of 8 or 16 bytes");
   T elements[width];
 
   __device__ static Vector load(const T* source) {
@@ -47,8 +51,8 @@ struct alignas(width == vector_width ? access_bytes : sizeof(T)) Vector {
     if constexpr (width == 1) {
       vector.elements[0] = *source;
     } else {
-      const auto* from = reinterpret_cast<const uint4*>(source);
-      auto* to = reinterpret_cast<uint4*>(vector.elements);
+      const auto* from = reinterpret_cast<const Access*>(source);
+      auto* to = reinterpret_cast<Access*>(vector.elements);
 #pragma unroll
       for (int i = 0; i < accesses; ++i) {
         to[i] = from[i];
@@ -61,8 +65,8 @@ struct alignas(width == vector_width ? access_bytes : sizeof(T)) Vector {
     if constexpr (width == 1) {
       *target = elements[0];
     } else {
-      const auto* from = reinterpret_cast<const uint4*>(elements);
-      auto* to = reinterpret_cast<uint4*>(target);
+      const auto* from = reinterpret_cast<const Access*>(elements);
+      auto* to = reinterpret_cast<Access*>(target);
 #pragma unroll
       for (int i = 0; i < accesses; ++i) {
         to[i] = from[i];
@@ -95,7 +99,8 @@ struct alignas(width == vector_width ? access_bytes : sizeof(T)) Vector {
   }
 
  private:
-  static constexpr int accesses = width * int(sizeof(T)) / access_bytes;
+  using Access = std::conditional_t<sizeof(elements) % access_bytes == 0, uint4, uint2>;
+  static constexpr int accesses = int(sizeof(elements) / sizeof(Access));
 };
 
 template <int width, typename T>
@@ -118,9 +123,15 @@ struct Rows {
   __device__ T* at(int64_t row, int64_t column) const { return data + row * stride + column; }
 };
 
-// 1 / (1 + e^-x), to a few units in the last place of float32.
+// 1 / (1 + e^-x), to a few units in the last place of float32. Four instructions: numbers too small
+// to be normal are zero on the way, which 1 + e^-x does not see.
 __device__ inline float sigmoid(float x) {
-  return __fdividef(1.0F, 1.0F + __expf(-x));
+  constexpr float minus_log2_e = -1.44269504F;
+  float power;
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * minus_log2_e));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(1.0F + power));
+  return result;
 }
 
 // d swish / dx at x, where s = sigmoid(x).

@@ -32,14 +32,16 @@ inline constexpr size_t matmul_workspace_bytes = size_t{32} << 20;
 // Squared norm: the input is divided into this many parts, whatever the GPU.
 inline constexpr int squared_norm_blocks = 1024;
 
-// Norms: blocks that share the rows. All of them are resident at once on a GPU of 132
-// multiprocessors (4 blocks of 256 threads each at 2048 columns); the backward pass leaves a row of
-// partial sums of the weight's gradient for each.
-inline constexpr int64_t norm_columns_in_flight = 132 * 4 * 2048;
-inline constexpr int64_t norm_max_blocks = 132 * 16;
+// Norms backward: blocks that share the rows. All of them are resident at once on a GPU of 132
+// multiprocessors, each with as many blocks as take norm_columns_in_flight columns (4 blocks of 256
+// threads at 2048); each leaves a row of partial sums of the weight's gradient.
+inline constexpr int64_t norm_multiprocessors = 132;
+inline constexpr int64_t norm_columns_in_flight = 4 * 2048;
+inline constexpr int64_t norm_most_resident = 16;
 inline int64_t norm_blocks(int64_t rows, int64_t columns) {
-  const int64_t wanted = norm_columns_in_flight / std::max<int64_t>(columns, 1);
-  return std::min(std::max<int64_t>(rows, 1), std::clamp<int64_t>(wanted, 1, norm_max_blocks));
+  const int64_t resident = std::clamp<int64_t>(
+      norm_columns_in_flight / std::max<int64_t>(columns, 1), 1, norm_most_resident);
+  return std::min(std::max<int64_t>(rows, 1), norm_multiprocessors * resident);
 }
 
 // Embedding gradient: tokens are sorted, with where each came from; the sorted list is cut into

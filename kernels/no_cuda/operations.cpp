@@ -21,6 +21,16 @@ namespace {
   }
 #include "kernels/operations.def"
 
+std::string product_library() {
+  absent();
+}
+ProductMeasurement measure_product(Stream& /*stream*/, const Matmul& /*product*/) {
+  absent();
+}
+bool choose_product(const Matmul& /*product*/, const std::string& /*algorithm*/) {
+  absent();
+}
+
 #undef GSA_OPERATION
 #undef GSA_OPERATION_WITH_WORKSPACE
 

@@ -14,6 +14,15 @@ if(GSA_SANITIZE)
     -fno-omit-frame-pointer -g1>)
   target_link_options(gsa_settings INTERFACE -fsanitize=address,undefined)
 endif()
+if(GSA_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+    message(FATAL_ERROR "GSA_FUZZ needs libFuzzer: configure with -DCMAKE_CXX_COMPILER=clang++")
+  endif()
+  # Its warnings are not g++'s, which the code is kept free of.
+  target_compile_options(gsa_settings INTERFACE -fsanitize=fuzzer-no-link,address,undefined
+    -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -Wno-error)
+  target_link_options(gsa_settings INTERFACE -fsanitize=address,undefined)
+endif()
 
 # Whether this build has CUDA: asked for, or found.
 set(GSA_HAS_CUDA OFF)

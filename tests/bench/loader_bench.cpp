@@ -1,9 +1,11 @@
 // How fast a loader opens a folder of shards and hands out batches:
 //
 //     loader_bench FOLDER [BATCHES]
+//     loader_bench --sparse SHARDS FOLDER [BATCHES]
 //
 // Sequences of 2048 tokens in batches of 8, 2000 batches unless given. The processor time is that
-// of all threads: the prefetching one and the one that takes the batches.
+// of all threads: the prefetching one and the one that takes the batches. --sparse first makes
+// FOLDER: 100 B tokens in so many sparse files.
 
 #include <fmt/format.h>
 
@@ -11,8 +13,10 @@
 #include <ctime>
 #include <exception>
 #include <string>
+#include <vector>
 
 #include "data/loader.h"
+#include "tests/data/sparse_shards.h"
 
 namespace {
 
@@ -20,6 +24,8 @@ constexpr int64_t kLength = 2048;
 constexpr int64_t kMicroBatch = 8;
 constexpr int kBatches = 2000;
 constexpr int32_t kVocabulary = 1 << 18;
+constexpr int64_t kSparseTokens = 100'000'000'000;
+constexpr double kMebibyte = 1 << 20;
 
 using Clock = std::chrono::steady_clock;
 
@@ -33,9 +39,12 @@ void measure(const std::string& folder, int batches) {
   options.sequence_length = kLength;
   options.micro_batch = kMicroBatch;
   options.vocabulary_size = kVocabulary;
+  const int64_t memory = gsa::data::test::own_memory();
   const auto start = Clock::now();
   gsa::data::Loader loader(options);
-  fmt::print("opened in {:.3f} s: {} windows\n", seconds_since(start), loader.windows());
+  const int64_t windows = loader.windows();
+  loader.next();
+  fmt::print("opened, first batch ready in {:.3f} s: {} windows\n", seconds_since(start), windows);
   const auto first = Clock::now();
   const std::clock_t processor_start = std::clock();
   int64_t sum = 0;  // so that the batches are used
@@ -45,14 +54,26 @@ void measure(const std::string& folder, int batches) {
   const double tokens = static_cast<double>(batches) * kLength * kMicroBatch;
   fmt::print("{:.0f} tokens/s by wall clock, {:.0f} by processor time (checksum {})\n",
              tokens / wall, tokens / processor, sum);
+  fmt::print("{:.1f} MiB of memory beside the mapped files, {:.3f} s waited for batches\n",
+             static_cast<double>(gsa::data::test::own_memory() - memory) / kMebibyte,
+             loader.data_wait_seconds());
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
-    if (argc < 2) throw std::runtime_error("usage: loader_bench FOLDER [BATCHES]");
-    measure(argv[1], argc > 2 ? std::stoi(argv[2]) : kBatches);
+    std::vector<std::string> words(argv + 1, argv + argc);
+    if (words.size() > 2 && words[0] == "--sparse") {
+      const int64_t shards = std::stoll(words[1]);
+      gsa::data::test::make_sparse_shards(
+          words[2], {.shards = shards, .tokens_per_shard = kSparseTokens / shards});
+      words.erase(words.begin(), words.begin() + 2);
+    }
+    if (words.empty()) {
+      throw std::runtime_error("usage: loader_bench [--sparse SHARDS] FOLDER [BATCHES]");
+    }
+    measure(words[0], words.size() > 1 ? std::stoi(words[1]) : kBatches);
     return 0;
   } catch (const std::exception& error) {
     fmt::print(stderr, "loader_bench: {}\n", error.what());

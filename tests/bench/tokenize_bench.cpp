@@ -1,28 +1,28 @@
 // Tokens a second of the whole tokenization against SentencePiece alone on one thread, on the same
 // text, in one run:
 //
-//     tokenize_bench MODEL OUTPUT_FOLDER INPUT... [--threads N] [--megabytes M]
+//     tokenize_bench MODEL OUTPUT_FOLDER INPUT... [--threads N,N...] [--megabytes M]
 //
 // Both are given by processor time too, which other load on the machine hardly changes.
 //
 // SentencePiece is measured on the first M megabytes of text (20 unless given); the tokenization
-// runs over all of the input, reading, decompressing, parsing and writing included. OUTPUT_FOLDER
-// keeps the shards.
+// runs over all of the input, reading, decompressing, parsing and writing included, once for each
+// number of threads (1 and one for each processor unless given). OUTPUT_FOLDER keeps the shards, in
+// a folder for each. The largest memory is that of the process so far.
 
 #include <fmt/format.h>
 #include <sentencepiece_processor.h>
+#include <sys/resource.h>
 
 #include <chrono>
 #include <ctime>
 #include <exception>
+#include <sstream>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include "data/block_reader.h"
-#include "data/document_parser.h"
 #include "data/tokenize.h"
-#include "data/tokenize_plan.h"
+#include "tests/data/read_texts.h"
 
 namespace {
 
@@ -51,6 +51,7 @@ struct Rate {
 
 struct Arguments {
   gsa::data::TokenizeOptions options;
+  std::vector<int> threads = {1, 0};
   size_t bytes = size_t{20} << 20;
 };
 
@@ -60,7 +61,11 @@ Arguments parse(const std::vector<std::string>& words) {
   std::vector<std::string> plain;
   for (size_t i = 0; i < words.size(); ++i) {
     if (words[i] == "--threads") {
-      arguments.options.threads = std::stoi(words.at(++i));
+      arguments.threads.clear();
+      std::istringstream numbers(words.at(++i));
+      for (std::string number; std::getline(numbers, number, ',');) {
+        arguments.threads.push_back(std::stoi(number));
+      }
     } else if (words[i] == "--megabytes") {
       arguments.bytes = std::stoul(words.at(++i)) << kMegabyteBits;
     } else {
@@ -73,37 +78,14 @@ Arguments parse(const std::vector<std::string>& words) {
   return arguments;
 }
 
-/// The first documents of the input, `bytes` of text.
-std::vector<std::string> documents_of(const Arguments& arguments) {
-  std::vector<std::string> documents;
-  size_t total = 0;
-  gsa::data::LargeBlocks large;
-  gsa::data::DocumentParser parser;
-  const auto& options = arguments.options;
-  for (const auto& plan : gsa::data::plan_shards(options.inputs, options.input_bytes_per_shard)) {
-    gsa::data::BlockReader reader(plan.inputs, large);
-    gsa::data::Block block;
-    while (total < arguments.bytes && reader.next(block)) {
-      auto text = block.text();
-      while (!text.empty()) {
-        const size_t newline = text.find('\n');
-        const auto parsed = parser.parse(text.substr(0, newline));
-        text.remove_prefix(newline == std::string_view::npos ? text.size() : newline + 1);
-        documents.emplace_back(parsed.text);
-        total += parsed.text.size();
-      }
-    }
-  }
-  return documents;
-}
-
 /// SentencePiece's own Encode, one thread.
 Rate measure_sentencepiece(const Arguments& arguments) {
   sentencepiece::SentencePieceProcessor processor;
   if (!processor.Load(arguments.options.tokenizer).ok()) {
     throw std::runtime_error(arguments.options.tokenizer + ": not a SentencePiece model");
   }
-  const auto documents = documents_of(arguments);
+  // The first documents of the input.
+  const auto documents = gsa::data::test::read_texts(arguments.options.inputs, arguments.bytes);
   const Stopwatch watch;
   size_t tokens = 0;
   for (const auto& document : documents) tokens += processor.EncodeAsIds(document).size() + 1;
@@ -112,9 +94,12 @@ Rate measure_sentencepiece(const Arguments& arguments) {
 }
 
 /// The whole job.
-Rate measure_tokenization(const Arguments& arguments) {
+Rate measure_tokenization(const Arguments& arguments, int threads) {
   const Stopwatch watch;
-  const auto report = gsa::data::tokenize(arguments.options);
+  auto options = arguments.options;
+  options.threads = threads;
+  options.output /= std::to_string(threads) + "-threads";
+  const auto report = gsa::data::tokenize(options);
   const Rate rate{static_cast<double>(report.tokens) / watch.wall(),
                   static_cast<double>(report.tokens) / watch.processor()};
   fmt::print("{}", describe(report));
@@ -124,18 +109,29 @@ Rate measure_tokenization(const Arguments& arguments) {
   return rate;
 }
 
+double largest_memory_mib() {
+  constexpr double kKibibytes = 1024;
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / kKibibytes;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
     const Arguments arguments = parse({argv + 1, argv + argc});
     const Rate alone = measure_sentencepiece(arguments);
-    const Rate whole = measure_tokenization(arguments);
-    fmt::print("tokens a second of            wall clock   processor time\n");
-    fmt::print("SentencePiece, one thread   {:12.0f} {:16.0f}\n", alone.wall, alone.processor);
-    fmt::print("tokenization                {:12.0f} {:16.0f}\n", whole.wall, whole.processor);
-    fmt::print("times as fast               {:12.2f} {:16.2f}\n", whole.wall / alone.wall,
-               whole.processor / alone.processor);
+    fmt::print("SentencePiece, one thread: {:.0f} tokens/s, {:.0f} by processor time\n", alone.wall,
+               alone.processor);
+    for (const int threads : arguments.threads) {
+      const Rate whole = measure_tokenization(arguments, threads);
+      fmt::print(
+          "{} threads: {:.0f} tokens/s, {:.1f} times SentencePiece's; {:.0f} by processor time, "
+          "{:.1f} times; largest memory {:.0f} MiB\n",
+          threads > 0 ? std::to_string(threads) : "all", whole.wall, whole.wall / alone.wall,
+          whole.processor, whole.processor / alone.processor, largest_memory_mib());
+    }
     return 0;
   } catch (const std::exception& error) {
     fmt::print(stderr, "tokenize_bench: {}\n", error.what());

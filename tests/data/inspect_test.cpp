@@ -14,6 +14,9 @@ const std::vector<std::vector<Document>> kShards = {
     {{.text = "a paper", .source = "RedPajamaArXiv"},
      {.text = "more code", .source = "RedPajamaGithub"}}};
 
+/// Of the 35 tokens above, each document's end included.
+constexpr double kEntropy = 2.458510418535383;
+
 TEST(Inspect, TellsWhatAFolderHolds) {
   const TempFolder folder;
   make_shards(folder / "out", kShards);
@@ -22,6 +25,8 @@ TEST(Inspect, TellsWhatAFolderHolds) {
   const auto report = inspect_folder(folder / "out", {.threads = 2});
   EXPECT_TRUE(report.verified);
   EXPECT_TRUE(report.faults.empty());
+  ASSERT_TRUE(report.unigram_entropy);
+  EXPECT_NEAR(*report.unigram_entropy, kEntropy, 1e-12);
   ASSERT_EQ(report.samples.size(), 3U);
   EXPECT_EQ(report.samples[0].text, "code\nhere");
   EXPECT_EQ(report.samples[1].text, "a book");
@@ -42,6 +47,7 @@ TEST(Inspect, NamesDamagedShards) {
   expect_parts(describe(report), {"1 of 2 shards are damaged"});
   const auto unread = inspect_folder(folder.path(), {.verify = false, .samples_per_source = 0});
   EXPECT_TRUE(unread.faults.empty());
+  EXPECT_FALSE(unread.unigram_entropy);
   expect_parts(describe(unread), {"checksums: not checked"});
 }
 

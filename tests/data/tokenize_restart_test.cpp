@@ -1,6 +1,7 @@
 // Kills tokenizations, runs out of space, and goes on.
 
 #include <gtest/gtest.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -72,6 +73,65 @@ bool running(pid_t child) {
   siginfo_t info{};
   return ::waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
          info.si_pid == 0;
+}
+
+/// Runs `action` in a process of its own and kills it as it enters or leaves its `stop`-th system
+/// call, the calls of all its threads counted together: only there can files change. Returns how
+/// many such stops there were; -1 where tracing is not allowed.
+int64_t killed_at_stop(const std::function<void()>& action, int64_t stop) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    if (::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) ::_exit(2);
+    ::raise(SIGSTOP);
+    action();
+    ::_exit(0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  if (!WIFSTOPPED(status)) return -1;
+  constexpr long kOptions = PTRACE_O_TRACECLONE | PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL;
+  ::ptrace(PTRACE_SETOPTIONS, child, nullptr, kOptions);
+  ::ptrace(PTRACE_SYSCALL, child, nullptr, nullptr);
+  constexpr int kAtSystemCall = SIGTRAP | 0x80;
+  int64_t stops = 0;
+  for (pid_t thread = 0; (thread = ::waitpid(-1, &status, __WALL)) > 0;) {
+    if (!WIFSTOPPED(status)) {
+      if (thread == child) break;
+      continue;
+    }
+    if (WSTOPSIG(status) == kAtSystemCall && ++stops == stop) {
+      ::kill(child, SIGKILL);
+      while (::waitpid(-1, &status, __WALL) > 0) {
+      }
+      break;
+    }
+    ::ptrace(PTRACE_SYSCALL, thread, nullptr, nullptr);
+  }
+  return stops;
+}
+
+TEST(TokenizeRestart, KilledAtAnySystemCallAndRunAgainEqualsUninterrupted) {
+  const TempFolder folder;
+  write_corpus(folder / "in");
+  auto options = options_for(folder / "in", folder / "whole");
+  options.progress_interval = std::chrono::hours(1);
+  const int64_t stops = killed_at_stop([&] { tokenize(options); }, -1);
+  if (stops < 0) GTEST_SKIP() << "processes may not be traced here";
+  const auto whole = contents_of(folder / "whole");
+  ASSERT_TRUE(std::filesystem::exists(folder / "whole/index.json"));
+  // Spread over the run, and every stop of its end, where the index is written.
+  constexpr int64_t kSpread = 50;
+  constexpr int64_t kLast = 40;
+  std::vector<int64_t> places;
+  for (int64_t i = 1; i <= kSpread; ++i) places.push_back(i * (stops - kLast) / kSpread);
+  for (int64_t i = 0; i < kLast; ++i) places.push_back(stops - kLast + i);
+  for (const int64_t place : places) {
+    options.output = folder / ("stop-" + std::to_string(place));
+    killed_at_stop([&] { tokenize(options); }, place);
+    EXPECT_TRUE(tokenize(options).complete);
+    EXPECT_EQ(contents_of(options.output), whole) << "killed at stop " << place << " of " << stops;
+    EXPECT_EQ(count_files(options.output, ".tmp"), 0U);
+  }
 }
 
 TEST(TokenizeRestart, KilledAnywhereAndRunAgainEqualsUninterrupted) {

@@ -3,9 +3,7 @@
 #include <gtest/gtest.h>
 #include <sentencepiece_processor.h>
 
-#include <cstdio>
 #include <memory>
-#include <sstream>
 #include <thread>
 
 #include "data/error.h"
@@ -104,41 +102,6 @@ TEST(SentencePieceTokenizer, OtherModelsEqualTheLibrary) {
     const auto model = train_model(folder, kind);
     EXPECT_FALSE(read_spec(read_bytes(model)).can_be_cut());
     expect_ids_of_library(model);
-  }
-}
-
-TEST(SentencePieceTokenizer, EqualsSpmEncodeDocumentByDocument) {
-  // spm_encode reads lines; a vertical tab, which like the line feed is in no piece, stands for it.
-  const TempFolder folder;
-  const auto model = train_model(folder);
-  const auto tokenizer = make_tokenizer(model.string());
-  sentencepiece::SentencePieceProcessor library;
-  ASSERT_TRUE(library.Load(model.string()).ok());
-  const int line_feed = library.PieceToId("<0x0A>");
-  const int vertical_tab = library.PieceToId("<0x0B>");
-  std::mt19937_64 random(kSeed);
-  constexpr size_t kCount = 100;
-  constexpr size_t kWords = 50;
-  const auto documents = random_documents(random, kCount, kWords);
-  std::string lines;
-  for (auto text : documents) {
-    std::replace(text.text.begin(), text.text.end(), '\n', '\v');
-    lines += text.text + "\n";
-  }
-  write_bytes(folder / "lines", lines);
-  const auto command = "spm_encode --output_format=id --model=" + model.string() + " < " +
-                       (folder / "lines").string() + " > " + (folder / "ids").string();
-  ASSERT_EQ(std::system(command.c_str()), 0) << "spm_encode is in the package sentencepiece";
-  std::istringstream output(read_bytes(folder / "ids"));
-  for (const auto& document : documents) {
-    std::string line;
-    ASSERT_TRUE(std::getline(output, line));
-    std::istringstream numbers(line);
-    std::vector<int32_t> expected;
-    for (int32_t id = 0; numbers >> id;) expected.push_back(id == vertical_tab ? line_feed : id);
-    std::vector<int32_t> ids;
-    tokenizer->encode(document.text, ids);
-    EXPECT_EQ(ids, expected);
   }
 }
 

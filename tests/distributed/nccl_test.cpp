@@ -107,6 +107,45 @@ TEST_F(NcclTest, AllReduceGivesEveryRankTheSameBits) {
   EXPECT_EQ(ranks_->broadcast_text(mine), mine);
 }
 
+TEST_F(NcclTest, ARankThatNeverComesIsNamedByTheOthers) {
+  if (mpi().size() == 1) {
+    GTEST_SKIP() << "one rank waits for nobody";
+  }
+  const auto host_ranks = testing::all_ranks();
+  constexpr double patience_seconds = 3;
+  // Missing from the start, while NCCL connects the ranks; or later, when the device waits.
+  for (const bool from_the_start : {true, false}) {
+    const auto ranks = make_communicator(mpi(), Device::cuda, patience_seconds);
+    const int absent = ranks->size() - 1;
+    Stream stream(Device::cuda);
+    const Buffer memory(Device::cuda, static_cast<size_t>(count) * sizeof(float));
+    const Tensor tensor = memory.tensor(DType::float32, {count});
+    fill_zero(stream, tensor);
+    if (!from_the_start) {
+      ranks->all_reduce(stream, tensor);
+      stream.synchronize();
+    }
+    if (ranks->rank() != absent) {
+      std::string error;
+      try {
+        ranks->all_reduce(stream, tensor);
+        stream.synchronize();  // comes back when the watchdog has ended the collective
+        ranks->require_healthy();
+      } catch (const CommunicationError& failure) {
+        error = failure.what();
+      }
+      const std::string own = std::to_string(ranks->rank());
+      const std::string what =
+          from_the_start ? "all_reduce on rank " : "all_reduce (collective 2) on rank ";
+      EXPECT_NE(error.find(what + own), std::string::npos) << error;
+      EXPECT_NE(error.find("rank " + std::to_string(absent) + " does not answer"),
+                std::string::npos)
+          << error;
+    }
+    host_ranks->barrier();
+  }
+}
+
 TEST_F(NcclTest, EachRankOfAHostHasItsOwnGpu) {
   EXPECT_EQ(ranks_->local_size(), mpi().size());  // the test runs on one host
   EXPECT_LT(ranks_->local_rank(), cuda_device_count());

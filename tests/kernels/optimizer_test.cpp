@@ -186,7 +186,8 @@ struct Clip {
   double scale;
 };
 
-Clip clip(double squared_norm, double loss, double counted, double max_norm) {
+Clip clip(double squared_norm, double loss, double counted, double max_norm,
+          double loss_limit = infinity) {
   test::TestStream stream;
   const HostTensor squares(DType::float64, {1}, {squared_norm});
   const HostTensor totals(DType::float64, {2}, {loss, counted});
@@ -196,6 +197,7 @@ Clip clip(double squared_norm, double loss, double counted, double max_norm) {
                       .totals = totals,
                       .nominal_tokens = 100,
                       .max_norm = max_norm,
+                      .loss_limit = loss_limit,
                       .norm = norm,
                       .scale = scale});
   return {norm.get(0), scale.get(0)};
@@ -224,6 +226,12 @@ TEST(CpuClipScale, IsNanWhenTheStepMustBeSkipped) {
   EXPECT_TRUE(std::isnan(clip(4, infinity, 100, 0).scale));
   EXPECT_TRUE(std::isnan(clip(4, 1, 0, 0).scale));  // no label counted
   EXPECT_TRUE(std::isnan(clip(0, 0, 0, 1).scale));
+}
+
+TEST(CpuClipScale, IsNanWhereTheMeanLossIsAboveItsLimit) {
+  EXPECT_EQ(clip(4, 150, 50, 0, 3).scale, 2);
+  EXPECT_TRUE(std::isnan(clip(4, std::nextafter(150, 151), 50, 0, 3).scale));
+  EXPECT_EQ(clip(4, 151, 50, 0, 3).norm, 4);  // told all the same
 }
 
 TEST(CpuConvert, RoundsToNearestEvenBetweenAllDtypes) {

@@ -165,6 +165,56 @@ TEST_P(CpuRmsNorm, BackwardMayOverwriteEitherGradientAndNeedsNoWeight) {
   EXPECT_LT(relative_error(grad_.values(), expected.grad_x), tolerance());
 }
 
+TEST_P(CpuRmsNorm, BackwardWritesTheOutputOfForwardBitForBit) {
+  for (const bool weighted : {false, true}) {
+    const auto weight = weighted ? ConstTensor(weight_) : ConstTensor();
+    const auto grad_weight = weighted ? Tensor(grad_weight_) : Tensor();
+    const auto output = empty_matrix();
+    rms_norm_forward(stream_, {.input = x_,
+                               .residual = {},
+                               .weight = weight,
+                               .epsilon = epsilon,
+                               .sum = {},
+                               .output = output,
+                               .inverse_rms = inverse_rms_});
+    const HostTensor grad(GetParam(), {rows, width}, grad_.values(), padding);
+    const auto grad_x = empty_matrix();
+    rms_norm_backward(stream_, {.input = x_,
+                                .weight = weight,
+                                .inverse_rms = inverse_rms_,
+                                .grad_output = grad,
+                                .grad_residual = {},
+                                .output = grad,  // over what it was made with
+                                .grad_input = grad_x,
+                                .grad_weight = grad_weight});
+    EXPECT_EQ(grad.values(), output.values());
+
+    swish_rms_norm_forward(stream_, {.input = x_,
+                                     .weight = weight,
+                                     .epsilon = epsilon,
+                                     .output = output,
+                                     .inverse_rms = inverse_rms_});
+    const HostTensor x(GetParam(), {rows, width}, x_.values(), padding);
+    const HostTensor swish_grad(GetParam(), {rows, width}, grad_.values(), padding);
+    swish_rms_norm_backward(stream_, {.input = x_,
+                                      .weight = weight,
+                                      .inverse_rms = inverse_rms_,
+                                      .grad_output = swish_grad,
+                                      .output = {},
+                                      .grad_input = grad_x,
+                                      .grad_weight = grad_weight});
+    swish_rms_norm_backward(stream_, {.input = x,
+                                      .weight = weight,
+                                      .inverse_rms = inverse_rms_,
+                                      .grad_output = swish_grad,
+                                      .output = swish_grad,
+                                      .grad_input = x,  // both in place
+                                      .grad_weight = grad_weight});
+    EXPECT_EQ(swish_grad.values(), output.values());
+    EXPECT_EQ(x.values(), grad_x.values());
+  }
+}
+
 TEST_P(CpuRmsNorm, SwishVariantIsItsDefinition) {
   auto x = x_.values();
   for (double& value : x) {
@@ -319,6 +369,9 @@ TEST(CpuRmsNormErrors, ShapesDtypesAndCompanionsAreChecked) {
   const RmsNormBackward no_place{
       .input = x, .weight = weight, .inverse_rms = r, .grad_output = x, .grad_input = x};
   EXPECT_THROW(rms_norm_backward(stream, no_place), std::invalid_argument);
+  const RmsNormBackward one_place{
+      .input = x, .inverse_rms = r, .grad_output = x, .output = weight, .grad_input = weight};
+  EXPECT_THROW(rms_norm_backward(stream, one_place), std::invalid_argument);
 }
 
 }  // namespace

@@ -68,8 +68,10 @@ class Launch(unittest.TestCase):
 
     def start_waiting(self, command, environment):
         """Starts a launcher whose first start waits for a signal, and waits until it does."""
+        # Tests that run in the background inherit an ignored SIGINT, which bash could not trap.
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+                                   stderr=subprocess.STDOUT, text=True, cwd=ROOT,
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         self.addCleanup(process.stdout.close)
         while not (self.run_folder / "waiting").exists():
             self.assertIsNone(process.poll(), "the launcher ended early")

@@ -55,6 +55,7 @@ struct CheckpointMetadata {
   int64_t tokens_seen = 0;
   int64_t next_sample = 0;  // data position: global number of the next window
   int64_t seed = 0;
+  std::vector<double> recent_losses;            // of the last steps that were applied, oldest first
   int ranks = 1;                                // that wrote it; filled in when written
   std::string config;                           // the resolved configuration, YAML
   std::map<std::string, std::string> versions;  // of the program and its libraries
@@ -104,6 +105,12 @@ std::optional<std::filesystem::path> newest_whole_checkpoint(const std::filesyst
 
 // Checkpoints with their final name under `directory`, oldest first, by step.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& directory);
+
+// Renames the checkpoints after `step` to "step-XXXXXXXX.abandoned", so that no later start takes
+// them for the newest: a run went back behind them. Returns their new names. For one rank, while
+// none writes. Throws CheckpointError.
+std::vector<std::filesystem::path> set_aside_after(const std::filesystem::path& directory,
+                                                   int64_t step);
 
 // Deletes checkpoints beyond the newest `keep` (0: keeps all), sparing steps that are multiples of
 // `keep_every` (0: none), and always the newest and the one written last (after a return to an

@@ -88,6 +88,24 @@ std::optional<fs::path> newest_whole_checkpoint(const fs::path& directory,
   return std::nullopt;
 }
 
+std::vector<fs::path> set_aside_after(const fs::path& directory, int64_t step) {
+  std::vector<fs::path> names;
+  for (const fs::path& folder : list_checkpoints(directory)) {
+    if (*step_of(folder) > step) {
+      fs::path name = folder;
+      name += ".abandoned";
+      remove_folder(name);  // of an earlier return
+      std::error_code error;
+      fs::rename(folder, name, error);
+      if (error) {
+        throw CheckpointError(folder.string() + ": cannot be set aside: " + error.message());
+      }
+      names.push_back(name);
+    }
+  }
+  return names;
+}
+
 void apply_retention(const fs::path& directory, int64_t keep, int64_t keep_every) {
   for (const fs::path& folder : folders_in(directory)) {
     fs::path whole = folder;

@@ -2,10 +2,12 @@
 
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <limits>
 #include <set>
+#include <span>
 #include <string_view>
 #include <system_error>
 
@@ -15,7 +17,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view format_name = "gsa checkpoint";
-constexpr int64_t format_version = 1;
+constexpr int64_t format_version = 2;
+constexpr int64_t oldest_version = 1;      // without recent_losses
 constexpr int64_t most_ranks = 1'000'000;  // sizes beyond these are not believed
 constexpr uintmax_t most_manifest_bytes = 1 << 30;
 
@@ -64,6 +67,17 @@ class Reader {
     const auto [end, error] = std::from_chars(begin, text_.data() + text_.size(), value);
     if (error != std::errc() || value < least || value > most) {
       fail("expected a number from " + std::to_string(least) + " to " + std::to_string(most));
+    }
+    position_ += static_cast<size_t>(end - begin);
+    return value;
+  }
+
+  double real() {
+    double value = 0;
+    const char* begin = text_.data() + position_;
+    const auto [end, error] = std::from_chars(begin, text_.data() + text_.size(), value);
+    if (error != std::errc() || !std::isfinite(value)) {
+      fail("expected a finite number");
     }
     position_ += static_cast<size_t>(end - begin);
     return value;
@@ -135,6 +149,30 @@ std::string member(std::string_view name) {
   return "  " + json_string(name) + ": ";
 }
 
+// Numbers that read back to the same bits.
+std::string real_list(std::span<const double> values) {
+  std::string text = "[";
+  for (size_t i = 0; i < values.size(); ++i) {
+    std::array<char, 32> digits{};
+    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), values[i]).ptr;
+    text += (i == 0 ? "" : ", ") + std::string(digits.data(), end);
+  }
+  return text + "]";
+}
+
+std::vector<double> parse_reals(Reader& reader) {
+  std::vector<double> values;
+  reader.expect("[");
+  while (!reader.comes("]")) {
+    if (!values.empty()) {
+      reader.expect(", ");
+    }
+    values.push_back(reader.real());
+  }
+  reader.expect("]");
+  return values;
+}
+
 ManifestFile parse_file(Reader& reader) {
   constexpr int64_t most = std::numeric_limits<int64_t>::max();
   ManifestFile file;
@@ -159,6 +197,11 @@ ManifestFile parse_file(Reader& reader) {
 
 // The files must be the model's and one of each rank.
 void require_files(const Manifest& manifest, const Reader& reader) {
+  // Before a number of ranks that is not true makes names for a million of them.
+  if (manifest.files.size() > static_cast<size_t>(manifest.metadata.ranks) + 1) {
+    reader.fail("it lists more files than " + std::to_string(manifest.metadata.ranks) +
+                " ranks have");
+  }
   std::set<std::string> missing{model_file_name};
   for (int rank = 0; rank < manifest.metadata.ranks; ++rank) {
     missing.insert(rank_file_name(rank));
@@ -174,20 +217,16 @@ void require_files(const Manifest& manifest, const Reader& reader) {
   }
 }
 
-}  // namespace
-
-std::string rank_file_name(int rank) {
-  std::array<char, 32> name{};
-  std::snprintf(name.data(), name.size(), "rank-%04d.h5", rank);
-  return name.data();
-}
-
-std::string manifest_text(const Manifest& manifest) {
+// The manifest as a program of this version of the format writes it.
+std::string text_in_version(const Manifest& manifest, int64_t format) {
   const CheckpointMetadata& metadata = manifest.metadata;
   std::string text = "{\n" + member("format") + json_string(format_name) + ",\n" +
-                     member("version") + std::to_string(format_version) + ",\n";
+                     member("version") + std::to_string(format) + ",\n";
   for (const NumberMember& number : number_members) {
     text += member(number.name) + std::to_string(metadata.*number.value) + ",\n";
+  }
+  if (format > oldest_version) {
+    text += member("recent_losses") + real_list(metadata.recent_losses) + ",\n";
   }
   text += member("ranks") + std::to_string(metadata.ranks) + ",\n";
   text += member("config") + json_string(metadata.config) + ",\n";
@@ -210,6 +249,18 @@ std::string manifest_text(const Manifest& manifest) {
   return text + member("xxh3") + json_string(text_checksum(text)) + "\n}\n";
 }
 
+}  // namespace
+
+std::string rank_file_name(int rank) {
+  std::array<char, 32> name{};
+  std::snprintf(name.data(), name.size(), "rank-%04d.h5", rank);
+  return name.data();
+}
+
+std::string manifest_text(const Manifest& manifest) {
+  return text_in_version(manifest, format_version);
+}
+
 Manifest parse_manifest(std::string_view text, const std::string& origin) {
   constexpr int64_t least = std::numeric_limits<int64_t>::min();
   constexpr int64_t most = std::numeric_limits<int64_t>::max();
@@ -221,10 +272,10 @@ Manifest parse_manifest(std::string_view text, const std::string& origin) {
   reader.expect(opening);
   reader.expect(member("version"));
   const int64_t version = reader.integer(least, most);
-  if (version != format_version) {
+  if (version < oldest_version || version > format_version) {
     throw CheckpointError(origin + ": written in version " + std::to_string(version) +
-                          " of the format; this program reads version " +
-                          std::to_string(format_version));
+                          " of the format; this program reads versions " +
+                          std::to_string(oldest_version) + " to " + std::to_string(format_version));
   }
   reader.expect(",\n");
   Manifest manifest;
@@ -232,6 +283,11 @@ Manifest parse_manifest(std::string_view text, const std::string& origin) {
   for (const NumberMember& number : number_members) {
     reader.expect(member(number.name));
     metadata.*number.value = reader.integer(least, most);
+    reader.expect(",\n");
+  }
+  if (version > oldest_version) {
+    reader.expect(member("recent_losses"));
+    metadata.recent_losses = parse_reals(reader);
     reader.expect(",\n");
   }
   reader.expect(member("ranks"));
@@ -260,6 +316,10 @@ Manifest parse_manifest(std::string_view text, const std::string& origin) {
     reader.fail("it goes on after its end");
   }
   require_files(manifest, reader);
+  // Numbers and escapes can be written in other ways too: nothing writes them so.
+  if (text_in_version(manifest, version) != text) {
+    reader.fail("it says what it says in other words than it was written in");
+  }
   return manifest;
 }
 

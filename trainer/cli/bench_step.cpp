@@ -7,8 +7,10 @@
 #include "kernels/cross_entropy.h"
 #include "trainer/cli/bench.h"
 #include "trainer/device_batch.h"
+#include "trainer/distributed/collective.h"
 #include "trainer/model/engine.h"
 #include "trainer/optimizer/sharded_adamw.h"
+#include "trainer/products.h"
 
 namespace gsa {
 namespace {
@@ -16,6 +18,7 @@ namespace {
 constexpr double bytes_per_gib = 1024.0 * 1024.0 * 1024.0;
 constexpr int warm_up_steps = 3;
 constexpr double timed_seconds = 10.0;
+constexpr int phase_steps = 3;
 constexpr int64_t fewest_steps = 5;
 constexpr double learning_rate = 1e-4;
 
@@ -56,7 +59,10 @@ class StepBench {
     optimizer_.initialize(config.run.seed, config.model.init_std);
     host_batch_ = random_batch(config, session.communicator->rank());
     const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
-    engine_.reserve_training(sequences.view(session.device));
+    const auto view = sequences.view(session.device);
+    prepare_products(session, engine_.stream(),
+                     plan_training(config.model, engine_.options(), view).products);
+    engine_.reserve_training(view);
     hooks_[0].before_use = [this](int bucket) { optimizer_.wait_for_weights(bucket); };
     hooks_[1].gradients_ready = [this](int bucket) { optimizer_.reduce(bucket); };
     hooks_[2] = {hooks_[0].before_use, hooks_[1].gradients_ready};
@@ -129,10 +135,18 @@ double time_steps(StepBench& bench, const BenchStepOptions& options, Session& se
 std::map<std::string, double> phases(StepBench& bench, double step_ms) {
   Stream& stream = bench.engine().stream();
   PhaseTimer timer(stream);
-  stream.set_observer(&timer);
+  // A step in front without a stop behind it, so that what is timed waits for its communication.
   bench.step();
+  stream.set_observer(&timer);
+  for (int i = 0; i < phase_steps; ++i) {
+    bench.step();
+  }
   std::map<std::string, double> sums = timer.milliseconds();
   stream.set_observer(nullptr);
+  sums.try_emplace(communication_phase, 0.0);
+  for (auto& [phase, ms] : sums) {
+    ms /= phase_steps;
+  }
   double known = 0;
   for (const auto& [phase, ms] : sums) {
     known += ms;
@@ -163,6 +177,7 @@ BenchResult bench_step(const Config& config, const BenchStepOptions& options, Se
   result.add("model_tflops", flops / 1e12);
   result.add("arena_gib", double(bench.engine().tape().capacity()) / bytes_per_gib);
   if (session.device == Device::cuda) {
+    result.add("memory_gib", double(device.memory_bytes) / bytes_per_gib);
     result.add("peak_memory_gib", double(device.memory_bytes - device.free_bytes) / bytes_per_gib);
   }
   const std::map<std::string, double> by_phase = phases(bench, seconds * 1e3);

@@ -4,18 +4,15 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <vector>
 
-#include "data/stream.h"
 #include "trainer/checkpoint/checkpoint.h"
 #include "trainer/cli/commands.h"
+#include "trainer/cli/inspect_run.h"
 #include "trainer/config/error.h"
-#include "trainer/metrics/metrics.h"
 #include "trainer/metrics/progress.h"
 #include "trainer/run_folder.h"
 
@@ -33,39 +30,10 @@ constexpr const char* footer =
     "  gsa inspect runs/gsa-1.3b\n"
     "  gsa inspect runs/gsa-1.3b/checkpoints/step-00001000";
 
-// Entropy of the distribution of single tokens, nats: the loss of a model that knows nothing but
-// how frequent each token is.
-double unigram_entropy(const std::filesystem::path& folder) {
-  const data::TokenStream stream(folder);
-  const int32_t vocabulary = stream.tokenizer().vocabulary_size;
-  constexpr int64_t block = 1 << 20;
-  std::vector<int64_t> counts(static_cast<size_t>(vocabulary), 0);
-  std::vector<int32_t> tokens;
-  for (int64_t begin = 0; begin < stream.tokens(); begin += block) {
-    tokens.resize(static_cast<size_t>(std::min(block, stream.tokens() - begin)));
-    stream.copy(begin, vocabulary, tokens);
-    for (const int32_t token : tokens) {
-      ++counts[static_cast<size_t>(token)];
-    }
-  }
-  double entropy = 0;
-  for (const int64_t count : counts) {
-    if (count > 0) {
-      const double share = double(count) / double(stream.tokens());
-      entropy -= share * std::log(share);
-    }
-  }
-  return entropy;
-}
-
 int inspect_shards(const InspectArguments& arguments) {
   const data::FolderReport report = data::inspect_folder(arguments.path, arguments.options);
   std::fputs(data::describe(report).c_str(), stdout);
-  if (!report.faults.empty()) {
-    return exit_data;
-  }
-  std::printf("unigram entropy %.4f nats a token\n", unigram_entropy(arguments.path));
-  return exit_done;
+  return report.faults.empty() ? exit_done : exit_data;
 }
 
 int inspect_checkpoint(const std::filesystem::path& path) {
@@ -93,29 +61,6 @@ int inspect_checkpoint(const std::filesystem::path& path) {
   return exit_done;
 }
 
-int inspect_run(const RunFolder& folder) {
-  const std::vector<StepMetrics> steps = read_metrics(folder.metrics());
-  std::printf("run %s\n", folder.path.c_str());
-  if (!steps.empty()) {
-    const StepMetrics& last = steps.back();
-    std::printf("  %zu steps, %s tokens, last loss %.4f\n", steps.size(),
-                human_count(double(last.tokens_seen)).c_str(), last.loss);
-  }
-  const StepMetrics* best = nullptr;
-  for (const StepMetrics& step : steps) {
-    if (step.validation && (best == nullptr || step.validation->loss < best->validation->loss)) {
-      best = &step;
-    }
-  }
-  if (best != nullptr) {
-    std::printf("  best validation loss %.4f at step %ld\n", best->validation->loss, best->step);
-  }
-  for (const std::filesystem::path& checkpoint : list_checkpoints(folder.checkpoints())) {
-    std::printf("  checkpoint %s\n", checkpoint.filename().c_str());
-  }
-  return exit_done;
-}
-
 int run_inspect(const InspectArguments& arguments) {
   const std::filesystem::path& path = arguments.path;
   if (!std::filesystem::exists(path)) {
@@ -126,7 +71,7 @@ int run_inspect(const InspectArguments& arguments) {
   }
   const RunFolder folder(path);
   if (std::filesystem::exists(folder.metrics())) {
-    return inspect_run(folder);
+    return inspect_run(folder.path);
   }
   return inspect_shards(arguments);
 }
@@ -139,7 +84,8 @@ void add_inspect(CLI::App& program, Action& action) {
       "inspect", "Show and verify what a shard folder, a checkpoint or a run holds");
   command->add_option("path", arguments->path, "Shard folder, checkpoint or run")->required();
   command->add_flag("--verify,!--no-verify", arguments->options.verify,
-                    "Read all shards and compare their checksums (the default)");
+                    "Read all shards, compare their checksums and count tokens (the default)");
+  command->add_option("--threads", arguments->options.threads, "Threads for that; 0: one a core");
   command->add_option("--samples", arguments->options.samples_per_source,
                       "Pieces of text to show of each source");
   command->footer(footer);

@@ -16,11 +16,13 @@
 namespace gsa {
 namespace {
 
+constexpr const char* megatron_format = "megatron";
+
 struct TokenizeArguments {
   data::TokenizeOptions options;
   std::string part = "1/1";
   double shard_mib = 64;
-  std::string megatron;  // prefix of files in Megatron-LM's format, or empty
+  std::string format = "shards";
 };
 
 constexpr const char* footer =
@@ -30,7 +32,9 @@ constexpr const char* footer =
     "Input is SlimPajama's layout: chunk*/example_*.jsonl.zst (.jsonl and .jsonl.gz too), an "
     "object\n"
     "a line with `text` and `meta.redpajama_set_name`. Stopped at any moment, it goes on where it\n"
-    "was when it is started again; several machines share the work with --part 1/16, 2/16, ...";
+    "was when it is started again; several machines share the work with --part 1/16, 2/16, ...\n"
+    "With --to megatron the output folder also gets text_document.bin and text_document.idx, the\n"
+    "same tokens in Megatron-LM's indexed format, as soon as all parts' shards are there.";
 
 void read_part(const std::string& text, data::TokenizeOptions& options) {
   int length = 0;
@@ -39,6 +43,18 @@ void read_part(const std::string& text, data::TokenizeOptions& options) {
       options.part > options.parts) {
     throw ConfigError("--part is I/N with 1 <= I <= N, such as 3/16 (got " + text + ")");
   }
+}
+
+// Writes the folder's tokens in Megatron-LM's format too, once the shards of all parts are there.
+void write_megatron_files(const std::filesystem::path& folder, bool complete) {
+  if (!complete) {
+    std::printf("%s.* will be written by the run that completes the folder\n",
+                data::kMegatronName.data());
+    return;
+  }
+  const std::filesystem::path prefix = folder / data::kMegatronName;
+  data::write_megatron(folder, prefix);
+  std::printf("%s.bin and .idx written\n", prefix.c_str());
 }
 
 int run_tokenize(TokenizeArguments arguments) {
@@ -55,14 +71,8 @@ int run_tokenize(TokenizeArguments arguments) {
   const data::TokenizeReport report = data::tokenize(options);
   std::fputs(live ? "\r\033[K" : "", stderr);
   std::fputs(data::describe(report).c_str(), stdout);
-  if (!arguments.megatron.empty()) {
-    if (!report.complete) {
-      throw data::DataError(
-          options.output.string() +
-          ": other parts are still to be made; --to-megatron needs the whole folder");
-    }
-    data::write_megatron(options.output, arguments.megatron);
-    std::printf("%s.bin and %s.idx\n", arguments.megatron.c_str(), arguments.megatron.c_str());
+  if (arguments.format == megatron_format) {
+    write_megatron_files(options.output, report.complete);
   }
   return report.past_threshold ? exit_data : exit_done;
 }
@@ -83,8 +93,10 @@ void add_tokenize(CLI::App& program, Action& action) {
       ->check(CLI::PositiveNumber);
   command->add_option("--loss-threshold", options.loss_threshold,
                       "Share of documents that may be unusable before the exit code is 3");
-  command->add_option("--to-megatron", arguments->megatron,
-                      "Also write PREFIX.bin and PREFIX.idx in Megatron-LM's indexed format");
+  command
+      ->add_option("--to", arguments->format,
+                   "shards, or megatron: Megatron-LM's indexed files beside the shards")
+      ->check(CLI::IsMember({"shards", megatron_format}));
   command->add_flag("--strict", options.strict, "Stop at the first document that is unusable");
   command->footer(footer);
   command->callback(

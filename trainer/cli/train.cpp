@@ -23,8 +23,11 @@ constexpr const char* footer =
     "Examples:\n"
     "  mpirun -n 2 gsa train configs/quickstart.yaml\n"
     "  mpirun -n 8 gsa train configs/gsa-1.3b.yaml optimizer.lr=2e-4 --resume auto\n"
-    "SIGTERM, SIGINT and SIGUSR1 write a checkpoint at the end of the step and exit with 75;\n"
-    "a second signal ends at once.";
+    "SIGTERM, SIGINT and SIGUSR1 write a checkpoint at the end of the step and exit with 75, and "
+    "so\n"
+    "does train.wall_clock_limit; a second signal ends at once. gsa inspect RUN shows what "
+    "happened\n"
+    "to a run, RUN/heartbeat.json where it is.";
 
 int train(const TrainOptions& options, MpiEnvironment& mpi) {
   if (options.reference) {

@@ -60,7 +60,10 @@ struct TrainConfig {
   int64_t validate_every = 0;      // steps; 0: never
   int64_t validation_tokens = 0;   // tokens a validation; 0: the whole split
   int64_t stop_after_steps = 0;    // stop with a checkpoint after that many steps of this start
-  int64_t max_skipped_steps = 10;  // in a row, for a loss or gradient that is not finite
+  int64_t max_skipped_steps = 10;  // in a row, before the run is given up
+  double spike_factor = 0;         // skip steps whose loss is above this times the median; 0: none
+  int64_t spike_window = 100;      // losses of which that is the median
+  std::string wall_clock_limit;    // such as 23h50m, for one start; empty: none
 };
 
 // `optimizer`: AdamW with decoupled weight decay on matrices.
@@ -88,9 +91,10 @@ struct PrecisionConfig {
 
 // `distributed`: devices and communication.
 struct DistributedConfig {
-  std::string device = "auto";  // auto | cpu | cuda
-  int64_t threads = 0;          // CPU threads a rank; 0: the machine's cores over its ranks
-  double timeout = 600;         // seconds a collective may take
+  std::string device = "auto";      // auto | cpu | cuda
+  int64_t threads = 0;              // CPU threads a rank; 0: the machine's cores over its ranks
+  double timeout = 600;             // seconds a collective may take
+  int64_t check_weights_every = 0;  // steps between comparisons of the ranks' weights; 0: never
 };
 
 // `checkpoint`: when, and how many are kept.

@@ -1,6 +1,7 @@
 // YAML text and command-line overrides to a Config.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <cerrno>
@@ -8,6 +9,7 @@
 #include <fstream>
 #include <iterator>
 #include <set>
+#include <sstream>
 #include <system_error>
 
 #include "trainer/config/check.h"
@@ -218,14 +220,54 @@ class DocumentReader {
   Origins& origins_;
 };
 
+// Counts what a text holds before nodes are made of it: of some texts that are no YAML (", a")
+// yaml-cpp makes documents without end.
+class EventCounter final : public YAML::EventHandler {
+ public:
+  explicit EventCounter(const std::string& source) : source_(source) {}
+
+  void OnDocumentStart(const YAML::Mark&) override { count(); }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override { count(); }
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override { count(); }
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {
+    count();
+  }
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {
+    count();
+  }
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {
+    count();
+  }
+  void OnMapEnd() override {}
+
+ private:
+  void count() {
+    constexpr int64_t kMostEvents = 1'000'000;
+    if (++events_ > kMostEvents) {
+      fail(source_, fmt::format("not valid YAML: it holds more than {} values", kMostEvents));
+    }
+  }
+
+  const std::string& source_;
+  int64_t events_ = 0;
+};
+
 // The single document of `text`, as yaml-cpp reads it.
 YAML::Node load_document(const std::string& text, const std::string& source) {
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1) {
-      fail(source, fmt::format("a configuration is one YAML document (got {})", documents.size()));
+    std::istringstream stream(text);
+    YAML::Parser parser(stream);
+    EventCounter counter(source);
+    const bool any = parser.HandleNextDocument(counter);
+    if (any && parser.HandleNextDocument(counter)) {
+      fail(source, "a configuration is one YAML document (got more than one)");
     }
-    return documents.empty() ? YAML::Node() : documents.front();
+    return any ? YAML::Load(text) : YAML::Node();
   } catch (const YAML::Exception& error) {
     fail(fmt::format("{}:{}", source, error.mark.line + 1),
          fmt::format("not valid YAML: {}", error.msg));
@@ -276,6 +318,12 @@ Config load_config(const std::string& path, const std::vector<std::string>& over
     fail(path, fmt::format("cannot read this configuration: {}", why.message()));
   };
   if (std::filesystem::is_directory(path)) refuse(std::make_error_code(std::errc::is_a_directory));
+  constexpr uintmax_t kLargestFile = 16 << 20;
+  std::error_code unknown;
+  if (const uintmax_t bytes = std::filesystem::file_size(path, unknown);
+      !unknown && bytes > kLargestFile) {
+    refuse(std::make_error_code(std::errc::file_too_large));
+  }
   std::ifstream file(path, std::ios::binary);
   if (!file) refuse(std::error_code(errno, std::generic_category()));
   const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};

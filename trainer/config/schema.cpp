@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <set>
 
+#include "trainer/config/values.h"
+
 namespace gsa {
 namespace {
 
@@ -17,6 +19,7 @@ constexpr int64_t kLargestMicroBatch = 1 << 16;
 constexpr int64_t kLargestLayers = 10'000;
 constexpr int64_t kLargestThreads = 4'096;
 constexpr int64_t kLargestPrefetch = 1'024;
+constexpr int64_t kLargestWindow = 10'000;
 constexpr double kLargestTimeout = 7.0 * 24 * 3600;  // a week, in seconds
 constexpr int64_t kSlotMultiple = 16;                // the kernels' sub-tile of slots
 constexpr int64_t kWidthMultiple = 16;               // the matrix products' alignment
@@ -52,6 +55,11 @@ Rule<double> not_negative() {
   return {"0 or greater", [](double value) { return value >= 0; }};
 }
 
+Rule<double> zero_or_above(double low) {
+  return {fmt::format("0 or greater than {}", low),
+          [=](double value) { return value == 0 || value > low; }};
+}
+
 Rule<double> fraction() {
   return {"at least 0 and less than 1", [](double value) { return value >= 0 && value < 1; }};
 }
@@ -69,6 +77,12 @@ Rule<std::string> one_of(const std::vector<std::string>& choices) {
 
 Rule<std::string> not_empty() {
   return {"a name, not empty", [](const std::string& value) { return !value.empty(); }};
+}
+
+Rule<std::string> duration_or_empty() {
+  return {"a duration such as 90m, 23h50m or 1d12h, or empty", [](const std::string& value) {
+            return value.empty() || parse_duration(value).has_value();
+          }};
 }
 
 // The run's name becomes a folder: one path component that any file system takes.
@@ -195,8 +209,20 @@ Group train_group() {
                     "stop with a checkpoint after so many steps of this start; 0: do not",
                     at_least(0)),
           train.key("max_skipped_steps", &C::max_skipped_steps,
-                    "steps in a row that may be skipped for a loss or gradient that is not finite",
+                    "skipped steps in a row (a loss or gradient that is not finite, a spike) that "
+                    "end the run",
                     at_least(1)),
+          train.key("spike_factor", &C::spike_factor,
+                    "skip a step whose loss is above so many times the median of the last "
+                    "spike_window losses; 0: do not",
+                    zero_or_above(1)),
+          train.key("spike_window", &C::spike_window,
+                    "losses in that median; the check begins when there are so many",
+                    between(1, kLargestWindow)),
+          train.key("wall_clock_limit", &C::wall_clock_limit,
+                    "checkpoint and stop (exit code 75) before the program has run so long, such "
+                    "as 23h50m; \"\": no limit",
+                    duration_or_empty()),
       }};
 }
 
@@ -236,18 +262,21 @@ Group schedule_group() {
 Group device_group() {
   const Section<DistributedConfig> distributed{"distributed", &Config::distributed};
   using C = DistributedConfig;
-  return {"distributed",
-          "devices and communication",
-          {
-              distributed.key("device", &C::device, "auto: cuda where build and machine have it",
-                              one_of({"auto", "cpu", "cuda"})),
-              distributed.key("threads", &C::threads,
-                              "CPU threads a rank; 0: the machine's cores over its ranks",
-                              between(0, kLargestThreads)),
-              distributed.key("timeout", &C::timeout,
-                              "seconds that a collective may take before the run is given up",
-                              above_zero_to(kLargestTimeout)),
-          }};
+  return {
+      "distributed",
+      "devices and communication",
+      {
+          distributed.key("device", &C::device, "auto: cuda where build and machine have it",
+                          one_of({"auto", "cpu", "cuda"})),
+          distributed.key("threads", &C::threads,
+                          "CPU threads a rank; 0: the machine's cores over its ranks",
+                          between(0, kLargestThreads)),
+          distributed.key("timeout", &C::timeout,
+                          "seconds that a collective may take before the run is given up",
+                          above_zero_to(kLargestTimeout)),
+          distributed.key("check_weights_every", &C::check_weights_every,
+                          "steps between comparisons of all ranks' weights; 0: never", at_least(0)),
+      }};
 }
 
 Group precision_group() {

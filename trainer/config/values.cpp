@@ -112,6 +112,29 @@ std::optional<bool> parse_boolean(std::string_view text) {
   return std::nullopt;
 }
 
+std::optional<double> parse_duration(std::string_view text) {
+  struct Unit {
+    char name;
+    int64_t seconds;
+  };
+  constexpr int64_t kMinute = 60;
+  constexpr int64_t kHour = 60 * kMinute;
+  constexpr int64_t kDay = 24 * kHour;
+  constexpr int64_t kLongest = 3650 * kDay;
+  int64_t total = 0;
+  for (const Unit& unit : {Unit{'d', kDay}, Unit{'h', kHour}, Unit{'m', kMinute}, Unit{'s', 1}}) {
+    int64_t number = 0;
+    const char* text_end = text.data() + text.size();
+    const auto [end, error] = std::from_chars(text.data(), text_end, number, kDecimalBase);
+    if (error != std::errc() || end == text_end || *end != unit.name) continue;
+    if (number < 0 || number > kLongest / unit.seconds) return std::nullopt;
+    total += number * unit.seconds;
+    text.remove_prefix(static_cast<size_t>(end - text.data()) + 1);
+  }
+  if (!text.empty() || total == 0 || total > kLongest) return std::nullopt;
+  return static_cast<double>(total);
+}
+
 std::string format_real(double value) {
   return fmt::format("{}", value);
 }

@@ -21,6 +21,10 @@ std::optional<double> parse_real(std::string_view text);
 // `true` or `false`. No value for anything else.
 std::optional<bool> parse_boolean(std::string_view text);
 
+// A time in seconds from whole days, hours, minutes and seconds in this order: `23h50m`, `1d12h`,
+// `90m`, `45s`. No value for anything else, for 0 and for more than ten years.
+std::optional<double> parse_duration(std::string_view text);
+
 // The shortest decimal text that parse_real reads back to the same bits.
 std::string format_real(double value);
 

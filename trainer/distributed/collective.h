@@ -6,8 +6,9 @@
 
 namespace gsa {
 
-// The phase under which collectives are counted and timed.
-inline constexpr const char* communication_phase = "communication";
+// The phase under which a stream's observer counts what the stream spends on collectives: those
+// queued on it, and its waiting for those on other streams.
+inline constexpr const char* communication_phase = "communication exposed";
 
 // Each throws std::invalid_argument that names the collective and what does not fit: device of the
 // stream, dtype, contiguity, counts (see Communicator for the rules).
@@ -17,7 +18,7 @@ void check_all_gather(const Stream& stream, const ConstTensor& input, const Tens
                       int ranks);
 void check_all_reduce(const Stream& stream, const Tensor& tensor);
 
-// Tells the stream's observer of a collective for as long as it lives.
+// Tells the stream's observer of a collective, or of waiting for one, for as long as it lives.
 class ObservedCollective {
  public:
   explicit ObservedCollective(Stream& stream) : observer_(stream.observer()) {

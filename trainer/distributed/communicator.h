@@ -42,6 +42,11 @@ class Communicator {
   // Sums over all ranks in place. float32 or float64.
   virtual void all_reduce(Stream& stream, Tensor tensor) = 0;
 
+  // Throws CommunicationError if communication has failed behind the host's back (a rank that never
+  // came to a collective on the GPUs). To be called after waiting for a stream and before what it
+  // computed is believed.
+  virtual void require_healthy() {}
+
   // Host collectives.
   virtual void barrier() = 0;
   // The texts of all ranks, in order, on every rank.

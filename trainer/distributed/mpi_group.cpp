@@ -33,6 +33,8 @@ const char* name_of(Collective collective) {
       return "all_gather_text";
     case Collective::broadcast_text:
       return "broadcast_text";
+    case Collective::roll_call:
+      return "roll_call";
   }
   return "?";
 }
@@ -248,6 +250,48 @@ std::string MpiGroup::broadcast_text(const std::string& text) {
     round(&result[begin], std::min<uint64_t>(block_bytes, length - begin));
   }
   return result;
+}
+
+std::vector<std::optional<std::string>> MpiGroup::roll_call(const std::string& text,
+                                                            double seconds) {
+  const auto ranks = static_cast<size_t>(size_);
+  roll_call_ = std::vector<RollCallText>(ranks);
+  RollCallText& own = roll_call_[static_cast<size_t>(rank_)];
+  std::copy_n(text.data(), std::min(text.size(), roll_call_bytes - 1), own.data());
+  const int tag = static_cast<int>(Collective::roll_call);
+  std::vector<MPI_Request> requests(ranks, MPI_REQUEST_NULL);
+  for (size_t peer = 0; peer < ranks; ++peer) {
+    if (static_cast<int>(peer) != rank_) {
+      MPI_Request sending = MPI_REQUEST_NULL;
+      MPI_Irecv(roll_call_[peer].data(), roll_call_bytes, MPI_BYTE, static_cast<int>(peer), tag,
+                comm_, &requests[peer]);
+      MPI_Isend(own.data(), roll_call_bytes, MPI_BYTE, static_cast<int>(peer), tag, comm_,
+                &sending);
+      MPI_Request_free(&sending);
+    }
+  }
+  broken_ = true;
+  std::vector<std::optional<std::string>> texts(ranks);
+  texts[static_cast<size_t>(rank_)] = text;
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  for (size_t missing = ranks - 1; missing > 0 && std::chrono::steady_clock::now() < deadline;) {
+    for (size_t peer = 0; peer < ranks; ++peer) {
+      int arrived = 0;
+      if (!texts[peer] && MPI_Test(&requests[peer], &arrived, MPI_STATUS_IGNORE) == MPI_SUCCESS &&
+          arrived != 0) {
+        texts[peer] = roll_call_[peer].data();
+        --missing;
+      }
+    }
+    std::this_thread::sleep_for(sleep_between_polls);
+  }
+  for (size_t peer = 0; peer < ranks; ++peer) {
+    if (!texts[peer]) {  // a receive that never comes is taken back by this rank alone
+      MPI_Cancel(&requests[peer]);
+      MPI_Request_free(&requests[peer]);
+    }
+  }
+  return texts;
 }
 
 }  // namespace gsa

@@ -7,8 +7,10 @@
 
 #include <mpi.h>
 
+#include <array>
 #include <chrono>
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,7 +25,8 @@ enum class Collective : int {
   all_reduce,
   barrier,
   all_gather_text,
-  broadcast_text
+  broadcast_text,
+  roll_call
 };
 
 struct OutgoingMessage {
@@ -65,6 +68,12 @@ class MpiGroup {
   std::vector<std::string> all_gather_text(const std::string& text);
   std::string broadcast_text(const std::string& text);
 
+  // Who is there: sends a text of at most roll_call_bytes to all ranks and returns theirs, those
+  // that come within `seconds`. For after a failure, when some may be gone; afterwards the group
+  // only answers with an error.
+  static constexpr size_t roll_call_bytes = 256;
+  std::vector<std::optional<std::string>> roll_call(const std::string& text, double seconds);
+
  private:
   void post(Collective collective, std::span<const OutgoingMessage> outgoing,
             std::span<const IncomingMessage> incoming);
@@ -83,6 +92,8 @@ class MpiGroup {
   std::vector<MPI_Request> requests_;  // of the round that is under way
   std::vector<int> peers_;             // of each request
   std::vector<int> completed_;
+  using RollCallText = std::array<char, roll_call_bytes>;
+  std::vector<RollCallText> roll_call_;  // by rank
 };
 
 // Throws CommunicationError "WHAT: the library's text" unless `code` is MPI_SUCCESS.

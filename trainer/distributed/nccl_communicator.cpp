@@ -7,10 +7,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <thread>
 
 #include "trainer/distributed/collective.h"
 #include "trainer/distributed/mpi_group.h"
+#include "trainer/distributed/nccl_watchdog.h"
 
 namespace gsa {
 namespace {
@@ -33,6 +35,9 @@ ncclDataType_t nccl_type(DType dtype) {
   }
   throw std::invalid_argument("NCCL has no such element type");
 }
+
+// For the answers of ranks that noticed a failure at nearly the same time.
+constexpr double roll_call_seconds = 15;
 
 cudaStream_t native(const Stream& stream) {
   return static_cast<cudaStream_t>(stream.native());
@@ -62,6 +67,7 @@ class NcclCommunicator final : public Communicator {
         throw CommunicationError(theirs);
       }
     }
+    watchdog_.emplace(comm_, rank(), local_rank(), timeout_);
   }
 
   ~NcclCommunicator() override {
@@ -72,6 +78,11 @@ class NcclCommunicator final : public Communicator {
       give_up();
       return;
     }
+    if (watchdog_ && watchdog_->has_aborted()) {
+      give_up();
+      return;
+    }
+    watchdog_.reset();
     try {
       check(ncclCommFinalize(comm_), "closing NCCL");
       ncclCommDestroy(comm_);
@@ -92,9 +103,10 @@ class NcclCommunicator final : public Communicator {
     check_reduce_scatter(stream, input, output, size());
     const ObservedCollective observed(stream);
     if (!stream.is_planning()) {
-      check(ncclReduceScatter(input.data(), output.data(), static_cast<size_t>(output.count()),
-                              nccl_type(input.dtype()), ncclSum, comm_, native(stream)),
-            "reduce_scatter");
+      queue("reduce_scatter", stream, [&] {
+        return ncclReduceScatter(input.data(), output.data(), static_cast<size_t>(output.count()),
+                                 nccl_type(input.dtype()), ncclSum, comm_, native(stream));
+      });
     }
   }
 
@@ -102,9 +114,10 @@ class NcclCommunicator final : public Communicator {
     check_all_gather(stream, input, output, size());
     const ObservedCollective observed(stream);
     if (!stream.is_planning()) {
-      check(ncclAllGather(input.data(), output.data(), static_cast<size_t>(input.count()),
-                          nccl_type(input.dtype()), comm_, native(stream)),
-            "all_gather");
+      queue("all_gather", stream, [&] {
+        return ncclAllGather(input.data(), output.data(), static_cast<size_t>(input.count()),
+                             nccl_type(input.dtype()), comm_, native(stream));
+      });
     }
   }
 
@@ -112,17 +125,30 @@ class NcclCommunicator final : public Communicator {
     check_all_reduce(stream, tensor);
     const ObservedCollective observed(stream);
     if (!stream.is_planning()) {
-      check(ncclAllReduce(tensor.data(), tensor.data(), static_cast<size_t>(tensor.count()),
-                          nccl_type(tensor.dtype()), ncclSum, comm_, native(stream)),
-            "all_reduce");
+      queue("all_reduce", stream, [&] {
+        return ncclAllReduce(tensor.data(), tensor.data(), static_cast<size_t>(tensor.count()),
+                             nccl_type(tensor.dtype()), ncclSum, comm_, native(stream));
+      });
     }
   }
 
-  void barrier() override { group_.barrier(); }
+  void require_healthy() override {
+    const std::string failure = watchdog_ ? watchdog_->failure() : "";
+    if (!failure.empty()) {
+      throw CommunicationError(failure + roll_call());
+    }
+  }
+
+  void barrier() override {
+    require_healthy();
+    group_.barrier();
+  }
   std::vector<std::string> all_gather_text(const std::string& text) override {
+    require_healthy();
     return group_.all_gather_text(text);
   }
   std::string broadcast_text(const std::string& text) override {
+    require_healthy();
     return group_.broadcast_text(text);
   }
 
@@ -133,6 +159,33 @@ class NcclCommunicator final : public Communicator {
   }
 
  private:
+  // Queues a collective and has it watched.
+  template <typename Call>
+  void queue(const char* name, const Stream& stream, const Call& call) {
+    const std::lock_guard in_use(watchdog_->in_use());
+    require_healthy();
+    check(call(), name);
+    watchdog_->queued(name, native(stream));
+  }
+
+  // Asks all ranks how far they are: who is behind, and who does not answer. Not every rank need
+  // have failed: one that still works, or hangs, does not answer either.
+  std::string roll_call() {
+    const std::vector<std::optional<std::string>> accounts =
+        group_.roll_call(watchdog_->account(), roll_call_seconds);
+    std::string text;
+    for (int other = 0; other < size(); ++other) {
+      const std::optional<std::string>& account = accounts[static_cast<size_t>(other)];
+      const std::string name = "rank " + std::to_string(other);
+      if (!account) {
+        text += "; " + name + " does not answer";
+      } else if (finished_in(*account) < finished_in(watchdog_->account())) {
+        text += "; " + name + " is behind: " + *account;
+      }
+    }
+    return text;
+  }
+
   // Rank 0's invitation, on every rank. Throws on every rank if it could not be made.
   ncclUniqueId agree_on_id() {
     ncclUniqueId id{};
@@ -154,7 +207,9 @@ class NcclCommunicator final : public Communicator {
     const auto deadline = std::chrono::steady_clock::now() + timeout_;
     while (result == ncclInProgress) {
       if (std::chrono::steady_clock::now() >= deadline) {
-        fail(operation, "no answer from the other ranks within distributed.timeout");
+        // The first collectives connect the ranks: that, too, waits for all of them.
+        fail(operation, "no answer from the other ranks within distributed.timeout" +
+                            (watchdog_ ? roll_call() : std::string()));
       }
       std::this_thread::sleep_for(sleep_between_polls);
       const ncclResult_t asked = ncclCommGetAsyncError(comm_, &result);
@@ -175,15 +230,18 @@ class NcclCommunicator final : public Communicator {
 
   // Frees NCCL without waiting for other ranks.
   void give_up() {
-    if (comm_ != nullptr) {
+    const bool aborted = watchdog_ && watchdog_->has_aborted();
+    watchdog_.reset();
+    if (comm_ != nullptr && !aborted) {
       ncclCommAbort(comm_);
-      comm_ = nullptr;
     }
+    comm_ = nullptr;
   }
 
   MpiGroup group_;
   std::chrono::duration<double> timeout_;
   ncclComm_t comm_ = nullptr;
+  std::optional<NcclWatchdog> watchdog_;
 };
 
 }  // namespace

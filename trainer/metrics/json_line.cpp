@@ -67,7 +67,7 @@ class Parser {
   JsonValue object(int depth) {
     if (depth == kDeepest) fail("fewer nested objects");
     JsonValue value;
-    value.is_object = true;
+    value.kind = JsonValue::Kind::object;
     require('{');
     if (take('}')) return value;
     do {
@@ -75,10 +75,20 @@ class Parser {
       const std::string name = string();
       require(':');
       skip_spaces();
-      const bool nested = at_ < text_.size() && text_[at_] == '{';
-      value.members[name] = nested ? object(depth + 1) : number();
+      value.members[name] = any(depth);
     } while (take(','));
     require('}');
+    return value;
+  }
+
+  JsonValue any(int depth) {
+    const char first = at_ < text_.size() ? text_[at_] : '\0';
+    if (first == '{') return object(depth + 1);
+    if (first != '"') return number();
+    ++at_;
+    JsonValue value;
+    value.kind = JsonValue::Kind::text;
+    value.text = string();
     return value;
   }
 
@@ -92,7 +102,8 @@ class Parser {
     }
     const auto [end, error] =
         std::from_chars(text_.data() + at_, text_.data() + text_.size(), value.number);
-    if (error != std::errc() || !std::isfinite(value.number)) fail("a number, null or an object");
+    if (error != std::errc() || !std::isfinite(value.number))
+      fail("a number, a text, null or an object");
     at_ = static_cast<size_t>(end - text_.data());
     return value;
   }
@@ -155,6 +166,12 @@ JsonWriter& JsonWriter::number(std::string_view name, double value) {
 JsonWriter& JsonWriter::integer(std::string_view name, long long value) {
   member(name);
   text_ += fmt::format("{}", value);
+  return *this;
+}
+
+JsonWriter& JsonWriter::text(std::string_view name, std::string_view value) {
+  member(name);
+  text_ += quoted(value);
   return *this;
 }
 

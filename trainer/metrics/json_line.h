@@ -1,6 +1,7 @@
-// The small part of JSON that metrics need: objects of numbers, nested.
+// The small part of JSON that metrics and events need: objects of numbers and texts, nested.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>
@@ -8,11 +9,13 @@
 
 namespace gsa {
 
-// A number, or an object of such values by name.
+// A number, a text, or an object of such values by name.
 struct JsonValue {
+  enum class Kind : uint8_t { number, text, object };
+  Kind kind = Kind::number;
   double number = 0;  // not-a-number for null
+  std::string text;
   std::map<std::string, JsonValue> members;
-  bool is_object = false;
 };
 
 // Writes an object member by member, in the order of the calls. Numbers keep all their bits; one
@@ -23,8 +26,9 @@ class JsonWriter {
   JsonWriter& end_object();
   JsonWriter& number(std::string_view name, double value);
   JsonWriter& integer(std::string_view name, long long value);
+  JsonWriter& text(std::string_view name, std::string_view value);
 
-  const std::string& text() const { return text_; }
+  const std::string& written() const { return text_; }
 
  private:
   void member(std::string_view name);

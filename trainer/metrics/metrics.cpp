@@ -1,9 +1,6 @@
 #include "trainer/metrics/metrics.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <fstream>
@@ -15,15 +12,13 @@
 namespace gsa {
 namespace {
 
-constexpr mode_t kFileMode = 0644;
-
 [[noreturn]] void fail_system(int code, std::string_view what, const std::filesystem::path& path) {
   throw std::system_error(code, std::generic_category(), fmt::format("{} {}", what, path.string()));
 }
 
 double member(const JsonValue& object, const std::string& name) {
   const auto found = object.members.find(name);
-  if (found == object.members.end() || found->second.is_object) {
+  if (found == object.members.end() || found->second.kind != JsonValue::Kind::number) {
     throw std::runtime_error(fmt::format("the number \"{}\" is missing", name));
   }
   return found->second.number;
@@ -47,14 +42,18 @@ std::optional<double> optional_member(const JsonValue& object, const std::string
 
 const JsonValue* object_member(const JsonValue& object, const std::string& name) {
   const auto found = object.members.find(name);
-  return found != object.members.end() && found->second.is_object ? &found->second : nullptr;
+  return found != object.members.end() && found->second.kind == JsonValue::Kind::object
+             ? &found->second
+             : nullptr;
 }
 
 ValidationMetrics read_validation(const JsonValue& object) {
   ValidationMetrics validation;
   validation.loss = member(object, "loss");
   if (const JsonValue* sources = object_member(object, "sources")) {
-    for (const auto& [name, value] : sources->members) validation.sources[name] = value.number;
+    for (const auto& [name, value] : sources->members) {
+      validation.sources[name] = member(*sources, name);
+    }
   }
   return validation;
 }
@@ -67,6 +66,7 @@ StepTiming read_timing(const JsonValue& object) {
   timing.tflops = optional_member(object, "tflops");
   timing.share_of_peak = optional_member(object, "share_of_peak");
   timing.memory_gib = optional_member(object, "memory_gib");
+  timing.host_gib = optional_member(object, "host_gib");
   return timing;
 }
 
@@ -83,6 +83,7 @@ void write_timing(const StepTiming& timing, JsonWriter& json) {
   if (timing.tflops) json.number("tflops", *timing.tflops);
   if (timing.share_of_peak) json.number("share_of_peak", *timing.share_of_peak);
   if (timing.memory_gib) json.number("memory_gib", *timing.memory_gib);
+  if (timing.host_gib) json.number("host_gib", *timing.host_gib);
   json.number("data_wait_ms", timing.data_wait_ms).end_object();
 }
 
@@ -93,20 +94,6 @@ bool keeps(const std::string& line, int64_t last_step) {
   } catch (const std::runtime_error&) {
     return false;
   }
-}
-
-int open_file(const std::filesystem::path& path, int flags) {
-  const int file = open(path.c_str(), flags | O_CLOEXEC, kFileMode);
-  if (file < 0) fail_system(errno, "cannot open", path);
-  return file;
-}
-
-void sync_path(const std::filesystem::path& path, int flags) {
-  const int file = open_file(path, flags);
-  const int code = fsync(file) == 0 ? 0 : errno;
-  close(file);
-  // Some file systems cannot sync a folder; the rename below is atomic all the same.
-  if (code != 0 && code != EINVAL) fail_system(code, "cannot write", path);
 }
 
 // Replaces `path` by its lines up to `last_step`, if there are any others.
@@ -127,14 +114,7 @@ void drop_lines_after(const std::filesystem::path& path, int64_t last_step) {
   if (in.bad()) fail_system(EIO, "cannot read", path);
   if (!changed) return;
 
-  const std::filesystem::path temporary = path.string() + ".tmp";
-  std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
-  out << kept << std::flush;
-  if (!out) fail_system(errno, "cannot write", temporary);
-  out.close();
-  sync_path(temporary, O_WRONLY);
-  std::filesystem::rename(temporary, path);
-  sync_path(std::filesystem::absolute(path).parent_path(), O_RDONLY | O_DIRECTORY);
+  replace_file(path, kept, /*durable=*/true);
 }
 
 }  // namespace
@@ -147,9 +127,10 @@ std::string to_json_line(const StepMetrics& metrics) {
       .number("loss", metrics.loss)
       .number("learning_rate", metrics.learning_rate)
       .number("gradient_norm", metrics.gradient_norm);
+  if (metrics.skipped) json.integer("skipped", 1);
   if (metrics.validation) write_validation(*metrics.validation, json);
   write_timing(metrics.timing, json);
-  return json.end_object().text();
+  return json.end_object().written();
 }
 
 StepMetrics from_json_line(const std::string& line) {
@@ -160,6 +141,7 @@ StepMetrics from_json_line(const std::string& line) {
   metrics.loss = member(json, "loss");
   metrics.learning_rate = member(json, "learning_rate");
   metrics.gradient_norm = member(json, "gradient_norm");
+  metrics.skipped = optional_member(json, "skipped").value_or(0) != 0;
   if (const JsonValue* validation = object_member(json, "validation")) {
     metrics.validation = read_validation(*validation);
   }
@@ -169,32 +151,15 @@ StepMetrics from_json_line(const std::string& line) {
   return metrics;
 }
 
-MetricsWriter::MetricsWriter(std::filesystem::path path, int64_t last_step)
-    : path_(std::move(path)) {
-  drop_lines_after(path_, last_step);
-  file_ = open_file(path_, O_WRONLY | O_CREAT | O_APPEND);
-}
-
-MetricsWriter::~MetricsWriter() {
-  if (file_ >= 0) close(file_);
-}
+MetricsWriter::MetricsWriter(const std::filesystem::path& path, int64_t last_step)
+    : file_((drop_lines_after(path, last_step), path)) {}
 
 void MetricsWriter::write(const StepMetrics& metrics) {
-  const std::string line = to_json_line(metrics) + '\n';
-  struct stat before {};
-  if (fstat(file_, &before) != 0) fail_system(errno, "cannot write", path_);
-  // One call: the line is in the file whole, or (on a full disk) cut short and taken back.
-  errno = 0;
-  const ssize_t written = ::write(file_, line.data(), line.size());
-  if (written == static_cast<ssize_t>(line.size())) return;
-  const int code = errno != 0 ? errno : ENOSPC;
-  const bool taken_back = ftruncate(file_, before.st_size) == 0;
-  fail_system(code, taken_back ? "cannot append a line to" : "cannot append a line (cut short) to",
-              path_);
+  file_.append(to_json_line(metrics));
 }
 
 void MetricsWriter::sync() {
-  if (fsync(file_) != 0 && errno != EINVAL) fail_system(errno, "cannot write", path_);
+  file_.sync();
 }
 
 std::vector<StepMetrics> read_metrics(const std::filesystem::path& path) {

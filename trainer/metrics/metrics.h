@@ -6,7 +6,7 @@
 //   {"step":12,"tokens_seen":49152,"loss":6.91,"learning_rate":0.0003,"gradient_norm":1.7,
 //    "validation":{"loss":6.8,"sources":{"RedPajamaC4":6.7}},
 //    "timing":{"seconds":0.8,"tokens_per_second":5120,"tflops":0.1,"memory_gib":0.4,
-//              "data_wait_ms":0.02}}
+//              "host_gib":0.4,"data_wait_ms":0.02}}
 //
 // Numbers are written so that they read back to the same bits; one that is not finite is null.
 // Fields whose value is not known are left out.
@@ -18,6 +18,8 @@
 #include <optional>
 #include <string>
 #include <vector>
+
+#include "trainer/metrics/line_file.h"
 
 namespace gsa {
 
@@ -36,7 +38,8 @@ struct StepTiming {
   double data_wait_ms = 0;              // time that the step waited for its batches
   std::optional<double> tflops;         // 1e12 model operations a second
   std::optional<double> share_of_peak;  // of the devices' matrix peak: 0 to 1
-  std::optional<double> memory_gib;     // peak
+  std::optional<double> memory_gib;     // of the device; on the CPU the process's peak
+  std::optional<double> host_gib;       // what rank 0's process holds now
 
   bool operator==(const StepTiming&) const = default;
 };
@@ -47,6 +50,7 @@ struct StepMetrics {
   double loss = 0;                              // nats a token, mean over the step's counted tokens
   double learning_rate = 0;                     // that the step used
   double gradient_norm = 0;                     // global, before clipping
+  bool skipped = false;                         // nothing was changed; written where it is so
   std::optional<ValidationMetrics> validation;  // where the step ended with a validation
   StepTiming timing;
 
@@ -66,13 +70,10 @@ class MetricsWriter {
   // steps and what is no whole line (torn by a crash) are dropped: the file is rewritten to a
   // temporary one beside it, which then replaces it in one move. Throws std::system_error with the
   // path when it cannot be read or written.
-  explicit MetricsWriter(std::filesystem::path path, int64_t last_step = 0);
-  ~MetricsWriter();
-  MetricsWriter(const MetricsWriter&) = delete;
-  MetricsWriter& operator=(const MetricsWriter&) = delete;
+  explicit MetricsWriter(const std::filesystem::path& path, int64_t last_step = 0);
 
-  // Appends one line, whole or not at all, and hands it to the operating system, so that it
-  // outlives a killed process. Throws std::system_error (such as: no space left on device).
+  // Appends one line. Throws std::system_error (such as: no space left on device); the line is kept
+  // for the next time then, see LineFile.
   void write(const StepMetrics& metrics);
 
   // Waits until all lines are on the disk. Called when a checkpoint is made, it keeps the lines up
@@ -80,8 +81,7 @@ class MetricsWriter {
   void sync();
 
  private:
-  std::filesystem::path path_;
-  int file_ = -1;
+  LineFile file_;
 };
 
 // Every step of a metrics.jsonl, in the file's order; a torn last line is left out. Throws

@@ -17,36 +17,29 @@ PreNorm::PreNorm(const ModelConfig& config, const std::string& name, ParameterSt
 
 void PreNorm::forward(Pass& pass, ResidualStream& stream, Tensor sum, Tensor output,
                       Tensor inverse_rms) const {
-  if (!stream.has_pending) {
-    recompute(pass, stream.sum, output, inverse_rms);
-    return;
+  kernels::RmsNormForward args{.input = stream.sum,
+                               .weight = weight_.weight(),
+                               .epsilon = epsilon_,
+                               .output = output,
+                               .inverse_rms = inverse_rms};
+  if (stream.has_pending) {
+    args.residual = stream.pending;
+    args.sum = sum;
+    stream.sum = sum;
+    stream.has_pending = false;
   }
-  kernels::rms_norm_forward(pass.stream, {.input = stream.sum,
-                                          .residual = stream.pending,
-                                          .weight = weight_.weight(),
-                                          .epsilon = epsilon_,
-                                          .sum = sum,
-                                          .output = output,
-                                          .inverse_rms = inverse_rms});
-  stream.sum = sum;
-  stream.has_pending = false;
-}
-
-void PreNorm::recompute(Pass& pass, ConstTensor sum, Tensor output, Tensor inverse_rms) const {
-  kernels::rms_norm_forward(pass.stream, {.input = sum,
-                                          .weight = weight_.weight(),
-                                          .epsilon = epsilon_,
-                                          .output = output,
-                                          .inverse_rms = inverse_rms});
+  kernels::rms_norm_forward(pass.stream, args);
 }
 
 void PreNorm::backward(Pass& pass, ConstTensor sum, ConstTensor inverse_rms,
-                       ConstTensor grad_output, ConstTensor grad_stream, Tensor grad_sum) const {
+                       ConstTensor grad_output, ConstTensor grad_stream, Tensor output,
+                       Tensor grad_sum) const {
   kernels::rms_norm_backward(pass.stream, {.input = sum,
                                            .weight = weight_.weight(),
                                            .inverse_rms = inverse_rms,
                                            .grad_output = grad_output,
                                            .grad_residual = grad_stream,
+                                           .output = output,
                                            .grad_input = grad_sum,
                                            .grad_weight = weight_.gradient()});
 }
@@ -95,6 +88,9 @@ void Block::run(Pass& pass, ResidualStream& stream, Tensor first_sum, Keep keep)
   tape.push(first_sum);
   tape.push(first_rms);
 
+  if (keep == Keep::everything) {
+    tape.begin_frame();  // the channel mixer's, which goes back first
+  }
   const Tensor second_sum =
       keep == Keep::everything ? tape.allocate(pass.dtype, shape) : stream.transient;
   const Tensor second_rms = tape.allocate(pass.statistics(), {pass.tokens()});
@@ -116,13 +112,11 @@ void Block::backward_layer(Pass& pass, const PreNorm& norm, Layer& layer, Tensor
   const Tensor sum = pass.tape.pop();
   Tape::Scratch scratch(pass.tape);
   const Tensor grad_normalized = scratch.tensor(pass.dtype, sum.shape());
-  {
-    Tape::Scratch inner(pass.tape);
-    const Tensor normalized = inner.tensor(pass.dtype, sum.shape());
-    norm.recompute(pass, sum, normalized, rms);
-    layer.backward(pass, normalized, grad_stream, grad_normalized);
-  }
-  norm.backward(pass, sum, rms, grad_normalized, grad_stream, grad_stream);
+  const auto norm_backward = [&] {
+    norm.backward(pass, sum, rms, grad_normalized, grad_stream, grad_normalized, grad_stream);
+    return grad_normalized;  // now holds the norm's output
+  };
+  layer.backward(pass, norm_backward, grad_stream, grad_normalized);
 }
 
 void Block::backward(Pass& pass, Tensor grad_stream, Tensor spare, Keep kept) {
@@ -133,6 +127,7 @@ void Block::backward(Pass& pass, Tensor grad_stream, Tensor spare, Keep kept) {
     run(pass, stream, sum, Keep::everything);
   }
   backward_layer(pass, mlp_norm_, glu_, grad_stream);
+  pass.tape.end_frame();
   backward_layer(pass, attn_norm_, *mixer_, grad_stream);
   if (kept == Keep::input) {
     pass.tape.end_frame();

@@ -4,7 +4,8 @@
 // layers the stream is a sum and a summand that is still to be added (`ResidualStream`).
 //
 // Kept for backward: the stream before each norm with its statistics, and what the mixers keep.
-// Computed again: the norms' outputs; with Keep::input everything from the block's input.
+// Computed again: the norms' outputs, on the norms' own way back; with Keep::input everything from
+// the block's input.
 #pragma once
 
 #include <memory>
@@ -34,12 +35,11 @@ class PreNorm {
   // The stream's new sum goes to `sum` (where something is pending), the norm to `output`.
   void forward(Pass& pass, ResidualStream& stream, Tensor sum, Tensor output,
                Tensor inverse_rms) const;
-  // The norm's output once more.
-  void recompute(Pass& pass, ConstTensor sum, Tensor output, Tensor inverse_rms) const;
   // grad_sum = the gradient that reaches the stream through the norm, plus grad_stream where the
-  // stream has one already (absent: the norm is its only way on).
+  // stream has one already (absent: the norm is its only way on). The norm's output once more goes
+  // to `output` (absent, or over grad_output).
   void backward(Pass& pass, ConstTensor sum, ConstTensor inverse_rms, ConstTensor grad_output,
-                ConstTensor grad_stream, Tensor grad_sum) const;
+                ConstTensor grad_stream, Tensor output, Tensor grad_sum) const;
   // The norm as a decode step applies it, with the product behind it.
   NormBefore before_product() const;
 

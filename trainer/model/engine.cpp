@@ -3,14 +3,17 @@
 namespace gsa {
 namespace {
 
-// Counts floating-point operations by phase.
+// Counts floating-point operations by phase, and lists the products.
 class FlopCounter final : public OperationObserver {
  public:
+  void product(const kernels::Matmul& product) override { products_.push_back(product); }
   void before(const char* /*phase*/) override {}
   void after(const char* phase, double flops) override { flops_[phase] += flops; }
   const std::map<std::string, double>& flops() const { return flops_; }
+  const std::vector<kernels::Matmul>& products() const { return products_; }
 
  private:
+  std::vector<kernels::Matmul> products_;
   std::map<std::string, double> flops_;
 };
 
@@ -32,7 +35,9 @@ PassCost plan(const ModelConfig& config, const EngineOptions& options,
   Pass pass{.stream = stream, .tape = tape, .dtype = options.dtype, .sequences = sequences};
   const Tensor ids(planning_address, DType::int32, options.device, {pass.tokens()});
   body(model, pass, ids);
-  PassCost cost{.arena_bytes = tape.peak_bytes(), .flops_by_phase = counter.flops()};
+  PassCost cost{.arena_bytes = tape.peak_bytes(),
+                .flops_by_phase = counter.flops(),
+                .products = counter.products()};
   for (const auto& [phase, flops] : cost.flops_by_phase) {
     cost.flops += flops;
   }

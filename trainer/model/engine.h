@@ -38,6 +38,7 @@ struct PassCost {
   size_t arena_bytes = 0;
   double flops = 0;  // floating-point operations, forward and backward
   std::map<std::string, double> flops_by_phase;
+  std::vector<kernels::Matmul> products;  // as they are queued; their operands are not real
 };
 
 class Engine {

@@ -1,7 +1,6 @@
 #include "trainer/model/glu_mixer.h"
 
 #include "kernels/glu.h"
-#include "kernels/matmul.h"
 #include "trainer/model/linear.h"
 
 namespace gsa {
@@ -36,23 +35,21 @@ void GluMixer::decode(Pass& pass, const NormBefore& norm, Tensor stream) {
   linear_decode_onto(pass, activated, {}, down_proj_, stream);
 }
 
-void GluMixer::backward(Pass& pass, ConstTensor input, ConstTensor grad_output, Tensor grad_input) {
+void GluMixer::backward(Pass& pass, const InputAgain& input, ConstTensor grad_output,
+                        Tensor grad_input) {
   const Tensor gate_up = pass.tape.pop();
   Tape::Scratch scratch(pass.tape);
   const Shape shape{pass.tokens(), intermediate_};
   const Tensor grad_activated = scratch.tensor(pass.dtype, shape);
-  kernels::matmul(pass.stream, {.a = grad_output, .b = down_proj_.weight(), .c = grad_activated});
+  linear_backward_input(pass, down_proj_, grad_output, grad_activated);
   // The activation takes the place of its gradient, and the gradient of gate and up their place.
   kernels::swiglu_backward(pass.stream, {.gate_up = gate_up,
                                          .grad_output = grad_activated,
                                          .output = grad_activated,
                                          .grad_gate_up = gate_up});
-  kernels::matmul(pass.stream, {.a = grad_output,
-                                .b = grad_activated,
-                                .transpose_a = kernels::Transpose::yes,
-                                .accumulate = down_proj_.accumulate(),
-                                .c = down_proj_.gradient()});
-  linear_backward(pass, input, gate_up_proj_, gate_up, grad_input);
+  linear_backward_weight(pass, grad_activated, down_proj_, grad_output);
+  linear_backward_input(pass, gate_up_proj_, gate_up, grad_input);
+  linear_backward_weight(pass, input(), gate_up_proj_, gate_up);
 }
 
 }  // namespace gsa

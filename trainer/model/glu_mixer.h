@@ -17,9 +17,9 @@ class GluMixer {
  public:
   GluMixer(const ModelConfig& config, const std::string& prefix, ParameterStore& parameters);
 
-  // output [N, D] from input [N, D]; backward is given the same input again.
+  // As of TokenMixer.
   void forward(Pass& pass, ConstTensor input, Tensor output);
-  void backward(Pass& pass, ConstTensor input, ConstTensor grad_output, Tensor grad_input);
+  void backward(Pass& pass, const InputAgain& input, ConstTensor grad_output, Tensor grad_input);
   // stream [S, D] += the layer's output for norm(stream), one token a sequence.
   void decode(Pass& pass, const NormBefore& norm, Tensor stream);
 

@@ -109,38 +109,38 @@ void GsaMixer::forward(Pass& pass, ConstTensor input, Tensor output) {
   }
 }
 
-void GsaMixer::backward(Pass& pass, ConstTensor input, ConstTensor grad_output, Tensor grad_input) {
+void GsaMixer::backward(Pass& pass, const InputAgain& input, ConstTensor grad_output,
+                        Tensor grad_input) {
   const Tensor saved = pass.tape.pop();
   const Tensor inverse_rms = pass.tape.pop();
   const Tensor o = pass.tape.pop();
   const Tensor projected = pass.tape.pop();
   const int64_t tokens = pass.tokens();
 
-  Tape::Scratch scratch(pass.tape);
-  const Tensor grad_o = scratch.tensor(pass.dtype, {tokens, query_columns()});
+  const Tensor grad_o = o;
   {
     Tape::Scratch inner(pass.tape);
     const Tensor normalized = inner.tensor(pass.dtype, {tokens, query_columns()});
-    kernels::swish_rms_norm_forward(pass.stream, {.input = o,
-                                                  .weight = g_norm_.weight(),
-                                                  .epsilon = norm_eps_,
-                                                  .output = normalized,
-                                                  .inverse_rms = inverse_rms});
-    linear_backward(pass, normalized, o_proj_, grad_output, grad_o);
+    linear_backward_input(pass, o_proj_, grad_output, normalized);
+    // The gradient of o takes its place, and what the product was of that of the gradient.
+    kernels::swish_rms_norm_backward(pass.stream, {.input = o,
+                                                   .weight = g_norm_.weight(),
+                                                   .inverse_rms = inverse_rms,
+                                                   .grad_output = normalized,
+                                                   .output = normalized,
+                                                   .grad_input = grad_o,
+                                                   .grad_weight = g_norm_.gradient()});
+    linear_backward_weight(pass, normalized, o_proj_, grad_output);
   }
-  kernels::swish_rms_norm_backward(pass.stream, {.input = o,
-                                                 .weight = g_norm_.weight(),
-                                                 .inverse_rms = inverse_rms,
-                                                 .grad_output = grad_o,
-                                                 .grad_input = grad_o,
-                                                 .grad_weight = g_norm_.gradient()});
+  Tape::Scratch scratch(pass.tape);
   const Tensor grad_projected = scratch.tensor(pass.dtype, {tokens, projected_columns()});
   {
     Tape::Scratch inner(pass.tape);
     const Activated inputs = activate(pass, inner, projected);
     backward_op(pass, inputs, projected, saved, grad_o, grad_projected);
   }
-  linear_backward(pass, input, qkvf_proj_, grad_projected, grad_input);
+  linear_backward_input(pass, qkvf_proj_, grad_projected, grad_input);
+  linear_backward_weight(pass, input(), qkvf_proj_, grad_projected);
 }
 
 void GsaMixer::decode(Pass& pass, const NormBefore& norm, Tensor stream) {

@@ -18,7 +18,8 @@ class GsaMixer final : public TokenMixer {
            ParameterStore& parameters);
 
   void forward(Pass& pass, ConstTensor input, Tensor output) override;
-  void backward(Pass& pass, ConstTensor input, ConstTensor grad_output, Tensor grad_input) override;
+  void backward(Pass& pass, const InputAgain& input, ConstTensor grad_output,
+                Tensor grad_input) override;
   void decode(Pass& pass, const NormBefore& norm, Tensor stream) override;
   std::vector<Shape> state_shapes() const override;
 

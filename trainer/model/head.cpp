@@ -56,7 +56,9 @@ void Head::loss_and_gradient(Pass& pass, ConstTensor input, ConstTensor labels,
                                          .gradient_scale = gradient_scale,
                                          .logits = logits,
                                          .losses = losses.rows(begin, end)});
-    linear_backward(pass, input.rows(begin, end), weight_, logits, grad_input.rows(begin, end));
+    // Weights first: grad_input may lie over the input.
+    linear_backward_weight(pass, input.rows(begin, end), weight_, logits);
+    linear_backward_input(pass, weight_, logits, grad_input.rows(begin, end));
   }
 }
 

@@ -60,7 +60,7 @@ void LanguageModel::forward_backward(Pass& pass, ConstTensor tokens, ConstTensor
     const Tensor inverse_rms = inner.tensor(pass.statistics(), {tokens.dim(0)});
     norm_->forward(pass, stream, transient, normalized, inverse_rms);
     head_->loss_and_gradient(pass, normalized, labels, gradient_scale, losses, normalized);
-    norm_->backward(pass, stream.sum, inverse_rms, normalized, {}, gradient);
+    norm_->backward(pass, stream.sum, inverse_rms, normalized, {}, {}, gradient);
   }
   pass.gradients_ready(head_bucket);
   backward_blocks(pass, tokens, gradient, transient);

@@ -10,9 +10,13 @@ namespace gsa {
 // output [N, out] = input [N, in] * weight [out, in]^T.
 void linear_forward(Pass& pass, ConstTensor input, const Parameter& parameter, Tensor output);
 
-// weight gradient += grad_output^T * input, and grad_input = grad_output * weight.
-void linear_backward(Pass& pass, ConstTensor input, const Parameter& parameter,
-                     ConstTensor grad_output, Tensor grad_input);
+// grad_input = grad_output * weight.
+void linear_backward_input(Pass& pass, const Parameter& parameter, ConstTensor grad_output,
+                           Tensor grad_input);
+
+// weight gradient += grad_output^T * input.
+void linear_backward_weight(Pass& pass, ConstTensor input, const Parameter& parameter,
+                            ConstTensor grad_output);
 
 // A norm in front of a product of a decode step (kernels/decode.h).
 struct NormBefore {

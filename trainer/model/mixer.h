@@ -20,8 +20,10 @@ class TokenMixer {
 
   // output [N, D] from input [N, D]; pushes what backward needs, except the input itself.
   virtual void forward(Pass& pass, ConstTensor input, Tensor output) = 0;
-  // grad_input [N, D] from grad_output [N, D]; pops what forward pushed; `input` is forward's.
-  virtual void backward(Pass& pass, ConstTensor input, ConstTensor grad_output,
+  // grad_input [N, D] from grad_output [N, D]; pops what forward pushed. `input` gives forward's
+  // input and is called once, when grad_input is complete and will not be touched again: the norm
+  // that made the input writes it anew on its own way back, over grad_input if it likes.
+  virtual void backward(Pass& pass, const InputAgain& input, ConstTensor grad_output,
                         Tensor grad_input) = 0;
 
   // stream [S, D] += the mixer's output for norm(stream), one token a sequence from and to

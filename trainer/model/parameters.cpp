@@ -1,9 +1,9 @@
 #include "trainer/model/parameters.h"
 
-#include <cmath>
-#include <numbers>
 #include <numeric>
 #include <utility>
+
+#include "kernels/normal.h"
 
 namespace gsa {
 namespace {
@@ -17,32 +17,12 @@ int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): a counter-based generator.
-uint64_t mix(uint64_t x) {
-  x += 0x9E3779B97F4A7C15ULL;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-  return x ^ (x >> 31);
-}
-
 uint64_t hash_name(const std::string& name) {
   uint64_t hash = 0xCBF29CE484222325ULL;  // FNV-1a
   for (const char c : name) {
     hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
   }
   return hash;
-}
-
-// In (0, 1], with 32 bits.
-double uniform(uint64_t bits) {
-  return (double(bits & 0xFFFFFFFFULL) + 1.0) * 0x1.0p-32;
-}
-
-// Standard normal number `index` of the stream `key` (Box and Muller).
-double normal(uint64_t key, uint64_t index) {
-  const uint64_t bits = mix(key + index * 0x9E3779B97F4A7C15ULL);
-  const double radius = std::sqrt(-2.0 * std::log(uniform(bits)));
-  return radius * std::cos(2.0 * std::numbers::pi * uniform(bits >> 32));
 }
 
 }  // namespace
@@ -174,17 +154,8 @@ Tensor ParameterStore::weight(size_t parameter) const {
   return view(weights_, compute_, parameter, parameter);
 }
 
-void initial_values(const ParameterInfo& parameter, int64_t seed, double std, int64_t begin,
-                    std::span<float> values) {
-  const uint64_t key = mix(static_cast<uint64_t>(seed)) ^ hash_name(parameter.name);
-  const auto count = static_cast<int64_t>(values.size());
-#pragma omp parallel for schedule(static)
-  for (int64_t i = 0; i < count; ++i) {
-    values[static_cast<size_t>(i)] =
-        parameter.initialization == Initialization::ones
-            ? 1.0F
-            : static_cast<float>(std * normal(key, static_cast<uint64_t>(begin + i)));
-  }
+uint64_t initial_key(const ParameterInfo& parameter, int64_t seed) {
+  return kernels::mix_bits(static_cast<uint64_t>(seed)) ^ hash_name(parameter.name);
 }
 
 }  // namespace gsa

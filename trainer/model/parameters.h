@@ -7,7 +7,6 @@
 // each rank owns one equal part of every bucket.
 #pragma once
 
-#include <span>
 #include <string>
 #include <vector>
 
@@ -116,9 +115,8 @@ class ParameterStore {
   std::byte* gradients_ = nullptr;
 };
 
-// The initial value of element `index` of parameter `name`: a function of (seed, name, index)
-// alone, so that it does not depend on the number of ranks. Fills `values` from element `begin` on.
-void initial_values(const ParameterInfo& parameter, int64_t seed, double std, int64_t begin,
-                    std::span<float> values);
+// The key of a parameter's initial numbers (kernels/normal.h), a function of (seed, name): its
+// element i begins as element i of that stream, so that it does not depend on the number of ranks.
+uint64_t initial_key(const ParameterInfo& parameter, int64_t seed);
 
 }  // namespace gsa

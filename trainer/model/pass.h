@@ -25,6 +25,9 @@ struct MixerState {
 // How a mixer with states computes: whole sequences as in training, or a token a call.
 enum class Form : uint8_t { chunked, recurrent };
 
+// Gives a layer's input once more (see TokenMixer::backward).
+using InputAgain = std::function<ConstTensor()>;
+
 struct Pass {
   Stream& stream;
   Tape& tape;

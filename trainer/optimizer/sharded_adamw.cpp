@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "kernels/optimizer.h"
+#include "trainer/distributed/collective.h"
+#include "trainer/optimizer/initial_weights.h"
 
 namespace gsa {
 namespace {
@@ -66,20 +68,18 @@ Tensor ShardedAdamW::own(const Tensor& bucket_tensor, int bucket) const {
 
 Tensor ShardedAdamW::state(size_t which, int bucket) const {
   const Part& part = parts_[static_cast<size_t>(bucket)];
-  const Tensor all = state_memory_.tensor(
-      dtype_, {shard_count_}, which * static_cast<size_t>(shard_count_) * size_of(dtype_));
-  return all.rows(part.shard_offset, part.shard_offset + part.count);
+  return whole_state(which).rows(part.shard_offset, part.shard_offset + part.count);
+}
+
+Tensor ShardedAdamW::whole_state(size_t which) const {
+  return state_memory_.tensor(dtype_, {shard_count_},
+                              which * static_cast<size_t>(shard_count_) * size_of(dtype_));
 }
 
 void ShardedAdamW::initialize(int64_t seed, double init_std) {
-  std::vector<float> values(static_cast<size_t>(shard_count_), 0.0F);
-  for (const ShardRange& range : ranges_) {
-    initial_values(parameters_.parameters()[range.parameter], seed, init_std, range.begin,
-                   std::span(values).subspan(static_cast<size_t>(range.offset),
-                                             static_cast<size_t>(range.end - range.begin)));
-  }
-  const std::vector<float> zeros(values.size(), 0.0F);
-  write_state(values, zeros, zeros);
+  fill_zero(compute_, state_memory_.tensor(dtype_, {int64_t(states) * shard_count_}));
+  InitialWeights(parameters_, seed, init_std).write(compute_, ranges_, whole_state(masters));
+  weights_from_masters();
   updates_ = 0;
 }
 
@@ -96,12 +96,13 @@ void ShardedAdamW::reduce(int bucket) {
   done.record(communication_);
 }
 
-void ShardedAdamW::update(double learning_rate, const Tensor& totals, double nominal_tokens) {
+void ShardedAdamW::update(double learning_rate, const Tensor& totals, double nominal_tokens,
+                          double loss_limit) {
   const Tensor squared = scalars_.rows(0, 1);
   const Tensor scale = scalars_.rows(2, 3);
   fill_zero(compute_, squared);
   for (int bucket = 0; bucket < parameters_.buckets(); ++bucket) {
-    compute_.wait(gradients_done_[static_cast<size_t>(bucket)]);
+    wait_for(gradients_done_[static_cast<size_t>(bucket)]);
     kernels::squared_norm(
         compute_, {.input = own(parameters_.bucket_gradients(bucket), bucket), .sum = squared});
   }
@@ -110,7 +111,8 @@ void ShardedAdamW::update(double learning_rate, const Tensor& totals, double nom
                                  .totals = totals.rows(0, 2),
                                  .nominal_tokens = nominal_tokens,
                                  .max_norm = config_.clip,
-                                 .norm = norm(),
+                                 .loss_limit = loss_limit,
+                                 .norm = scalars_.rows(1, 2),
                                  .scale = scale});
   ++updates_;
   for (int bucket = 0; bucket < parameters_.buckets(); ++bucket) {
@@ -150,7 +152,16 @@ void ShardedAdamW::gather(int bucket) {
 }
 
 void ShardedAdamW::wait_for_weights(int bucket) {
-  compute_.wait(weights_done_[static_cast<size_t>(bucket)]);
+  wait_for(weights_done_[static_cast<size_t>(bucket)]);
+}
+
+void ShardedAdamW::wait_for(const Event& collective) {
+  if (communicator_.size() == 1) {
+    compute_.wait(collective);
+    return;
+  }
+  const ObservedCollective observed(compute_);
+  compute_.wait(collective);
 }
 
 void ShardedAdamW::wait_for_all_weights() {
@@ -173,9 +184,8 @@ void ShardedAdamW::read_state(std::span<float> master, std::span<float> first,
                               std::span<float> second) {
   const std::span<float> targets[states] = {master, first, second};
   for (size_t which = 0; which < states; ++which) {
-    const Tensor source = state_memory_.tensor(
-        dtype_, {shard_count_}, which * static_cast<size_t>(shard_count_) * size_of(dtype_));
-    copy(compute_, source, {targets[which].data(), DType::float32, Device::cpu, {shard_count_}});
+    copy(compute_, whole_state(which),
+         {targets[which].data(), DType::float32, Device::cpu, {shard_count_}});
   }
   compute_.synchronize();
 }
@@ -184,9 +194,8 @@ void ShardedAdamW::write_state(std::span<const float> master, std::span<const fl
                                std::span<const float> second) {
   const std::span<const float> sources[states] = {master, first, second};
   for (size_t which = 0; which < states; ++which) {
-    const Tensor target = state_memory_.tensor(
-        dtype_, {shard_count_}, which * static_cast<size_t>(shard_count_) * size_of(dtype_));
-    copy(compute_, {sources[which].data(), DType::float32, Device::cpu, {shard_count_}}, target);
+    copy(compute_, {sources[which].data(), DType::float32, Device::cpu, {shard_count_}},
+         whole_state(which));
   }
   compute_.synchronize();
   weights_from_masters();

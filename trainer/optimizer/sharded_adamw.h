@@ -8,23 +8,16 @@
 // (`wait_for_weights`).
 #pragma once
 
+#include <limits>
 #include <span>
 #include <vector>
 
 #include "trainer/config/config.h"
 #include "trainer/distributed/communicator.h"
 #include "trainer/model/parameters.h"
+#include "trainer/optimizer/shard_range.h"
 
 namespace gsa {
-
-// A contiguous part of one parameter in this rank's shard: elements [begin, end) of the parameter
-// at `offset` of the shard.
-struct ShardRange {
-  size_t parameter = 0;
-  int64_t begin = 0;
-  int64_t end = 0;
-  int64_t offset = 0;
-};
 
 class ShardedAdamW {
  public:
@@ -42,14 +35,16 @@ class ShardedAdamW {
   // After all buckets were reduced: clips and updates with this rate, then gathers weights.
   // `totals` [2+] float64 on the device holds the loss sum and the count of labels, summed over the
   // ranks; the gradients were made with the loss scaled by 1 / nominal_tokens. Where a sum is not
-  // finite, nothing is changed. Leaves the gradient's norm in `norm()`.
-  void update(double learning_rate, const Tensor& totals, double nominal_tokens);
+  // finite, or the mean loss is above `loss_limit`, nothing is changed: `verdict()` tells.
+  void update(double learning_rate, const Tensor& totals, double nominal_tokens,
+              double loss_limit = std::numeric_limits<double>::infinity());
   // Later work on the compute stream sees the bucket's new weights.
   void wait_for_weights(int bucket);
   void wait_for_all_weights();
 
-  // [1] float64 on the device: the norm of the last step's gradient before clipping.
-  Tensor norm() const { return scalars_.rows(1, 2); }
+  // [2] float64 on the device, of the last update: the gradient's norm before clipping, and what
+  // gradients were multiplied with; NaN where the update was skipped.
+  Tensor verdict() const { return scalars_.rows(1, 3); }
 
   // Updates applied; AdamW's t. Skipped steps do not count: the caller takes them back.
   int64_t updates() const { return updates_; }
@@ -72,8 +67,11 @@ class ShardedAdamW {
     int64_t shard_offset = 0;
   };
   void lay_out();
+  // Later work on the compute stream waits for a collective.
+  void wait_for(const Event& collective);
   void gather(int bucket);
   Tensor own(const Tensor& bucket_tensor, int bucket) const;
+  Tensor whole_state(size_t which) const;
   Tensor state(size_t which, int bucket) const;
   void weights_from_masters();
 

@@ -194,6 +194,16 @@ TEST_F(Bandwidth, OfElementwiseOperations) {
                                  .grad_input = z,
                                  .grad_weight = grad_weight});
   });
+  measure("rms_norm backward with residual and output", 5 * matrix, [&] {
+    rms_norm_backward(stream(), {.input = x,
+                                 .weight = weight,
+                                 .inverse_rms = statistics,
+                                 .grad_output = y,
+                                 .grad_residual = z,
+                                 .output = y,
+                                 .grad_input = z,
+                                 .grad_weight = grad_weight});
+  });
   measure("swish_rms_norm forward", 2 * matrix, [&] {
     swish_rms_norm_forward(stream(),
                            {.input = x, .weight = weight, .output = y, .inverse_rms = statistics});
@@ -204,6 +214,15 @@ TEST_F(Bandwidth, OfElementwiseOperations) {
                                        .inverse_rms = statistics,
                                        .grad_output = y,
                                        .grad_input = y,
+                                       .grad_weight = grad_weight});
+  });
+  measure("swish_rms_norm backward with output", 4 * matrix, [&] {
+    swish_rms_norm_backward(stream(), {.input = x,
+                                       .weight = weight,
+                                       .inverse_rms = statistics,
+                                       .grad_output = y,
+                                       .output = y,
+                                       .grad_input = z,
                                        .grad_weight = grad_weight});
   });
 }

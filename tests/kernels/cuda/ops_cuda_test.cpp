@@ -162,6 +162,9 @@ TEST_F(CudaNorm, RmsNormBackwardIsAsOnTheCpu) {
         rms_norm_backward(bench.stream(), args);
         bench.keep("grad_input over grad_residual", args.grad_input);
         bench.keep("grad_weight, accumulated", args.grad_weight);
+        args.output = bench.output(shape, layout);
+        rms_norm_backward(bench.stream(), args);
+        bench.keep("output", args.output);
       });
     }
   }
@@ -190,6 +193,16 @@ TEST_F(CudaNorm, SwishRmsNormIsAsOnTheCpu) {
                                                  .grad_weight = grad_weight});
         bench.keep("grad_input over grad_output", grad);
         bench.keep("grad_weight, accumulated", grad_weight);
+        const Tensor again = bench.random(shape, -1, 1, layout);
+        swish_rms_norm_backward(bench.stream(), {.input = input,
+                                                 .weight = weight,
+                                                 .inverse_rms = inverse_rms,
+                                                 .grad_output = again,
+                                                 .output = again,
+                                                 .grad_input = input,
+                                                 .grad_weight = grad_weight});
+        bench.keep("output over grad_output", again);
+        bench.keep("grad_input over input", input);
       });
     }
   }

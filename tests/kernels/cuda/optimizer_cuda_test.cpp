@@ -44,11 +44,12 @@ TEST_F(CudaOptimizer, ClipScaleIsAsOnTheCpu) {
   struct Case {
     double squared_norm, loss, counted, max_norm;
     bool finite;
+    double loss_limit = infinity;
   };
   for (const Case& c :
        {Case{4, 100, 512, 1, true}, Case{4, 100, 512, 0, true}, Case{0.25, 100, 500, 1, true},
         Case{0, 100, 512, 1, true}, Case{infinity, 100, 512, 1, false}, Case{4, nan, 512, 1, false},
-        Case{4, 0, 0, 1, false}}) {
+        Case{4, 0, 0, 1, false}, Case{4, 100, 50, 1, true, 2}, Case{4, 101, 50, 1, false, 2}}) {
     std::vector<double> scales;
     for (const Device device : {Device::cpu, Device::cuda}) {
       Bench bench(device, DType::float32, false);
@@ -59,6 +60,7 @@ TEST_F(CudaOptimizer, ClipScaleIsAsOnTheCpu) {
                   .totals = bench.values(DType::float64, {2}, {c.loss, c.counted}),
                   .nominal_tokens = 512,
                   .max_norm = c.max_norm,
+                  .loss_limit = c.loss_limit,
                   .norm = norm,
                   .scale = scale});
       bench.keep("scale", scale);

@@ -64,6 +64,39 @@ TEST(Retention, SparesTheOneWrittenLastEvenIfOthersHaveLaterSteps) {
   EXPECT_EQ(names_in(folder.path()), (Names{"step-00000015", "step-00000030"}));
 }
 
+TEST(Retention, NeverDeletesTheNewestWholeOne) {
+  const TemporaryFolder folder;
+  write_steps(folder.path(), {10, 20, 30, 40});
+  for (const char* damaged : {"step-00000030", "step-00000040"}) {
+    std::ofstream(folder.path() / damaged / "model.h5") << "damaged";
+  }
+  // A run that goes on from 20 keeps what it writes, whatever stands after it.
+  for (const int64_t step : {22, 24, 30}) {
+    write_small(folder.path(), step);
+    fs::last_write_time(folder.path() / ("step-000000" + std::to_string(step)) / "manifest.json",
+                        fs::file_time_type::clock::now() + std::chrono::seconds(10 + step));
+    for (const int64_t keep : {2, 1}) {
+      apply_retention(folder.path(), keep, 0);
+      const auto newest = newest_whole_checkpoint(folder.path(), nullptr);
+      ASSERT_TRUE(newest);
+      EXPECT_EQ(newest->filename(), "step-000000" + std::to_string(step));
+    }
+  }
+}
+
+TEST(Retention, SetsAsideWhatLiesBehindAReturn) {
+  const TemporaryFolder folder;
+  write_steps(folder.path(), {10, 20, 30});
+  EXPECT_EQ(set_aside_after(folder.path(), 10).size(), 2U);
+  EXPECT_EQ(names_in(folder.path()), (Names{"step-00000010"}));
+  EXPECT_TRUE(fs::exists(folder.path() / "step-00000030.abandoned" / "manifest.json"));
+  write_small(folder.path(), 20);
+  apply_retention(folder.path(), 1, 0);  // leaves them alone
+  EXPECT_TRUE(fs::exists(folder.path() / "step-00000020.abandoned" / "manifest.json"));
+  EXPECT_EQ(set_aside_after(folder.path(), 10).size(), 1U);  // in place of the earlier one
+  EXPECT_TRUE(set_aside_after(folder.path(), 10).empty());
+}
+
 TEST(Retention, RemovesDebrisOfInterruptedWrites) {
   const TemporaryFolder folder;
   write_steps(folder.path(), {10});

@@ -29,6 +29,12 @@ TEST(CheckConfig, RangesAreChecked) {
   EXPECT_EQ(refusal_of({"data.train={a: 1, b: 0}"}),
             "override data.train={a: 1, b: 0}: data.train must be different folders with weights "
             "greater than 0 (got {a: 1, b: 0})");
+  EXPECT_EQ(refusal_of({"train.wall_clock_limit=soon"}),
+            "override train.wall_clock_limit=soon: train.wall_clock_limit must be a duration such "
+            "as 90m, 23h50m or 1d12h, or empty (got \"soon\")");
+  EXPECT_EQ(refusal_of({"train.spike_factor=0.5"}),
+            "override train.spike_factor=0.5: train.spike_factor must be 0 or greater than 1 (got "
+            "0.5)");
   for (const char* text : {"run.name=",
                            "run.name=a/b",
                            "run.name=..",

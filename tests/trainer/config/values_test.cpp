@@ -81,6 +81,18 @@ TEST(Values, RealsReadBackToTheSameBits) {
   EXPECT_EQ(parse_real(format_real(tiny)), tiny);
 }
 
+TEST(Values, DurationsAreDaysHoursMinutesAndSeconds) {
+  EXPECT_EQ(parse_duration("23h50m"), 23 * 3600 + 50 * 60);
+  EXPECT_EQ(parse_duration("1d12h"), 36 * 3600);
+  EXPECT_EQ(parse_duration("90m"), 5400);
+  EXPECT_EQ(parse_duration("45s"), 45);
+  EXPECT_EQ(parse_duration("2d3h4m5s"), 2 * 86400 + 3 * 3600 + 4 * 60 + 5);
+  for (const char* text : {"", "0s", "h", "1", "1x", "10m1h", "1h1h", "-1h", "1.5h", "1h ", " 1h",
+                           "9999999999999999999s", "4000d"}) {
+    EXPECT_FALSE(parse_duration(text)) << text;
+  }
+}
+
 TEST(Values, BooleansAreTrueOrFalse) {
   EXPECT_EQ(parse_boolean("true"), true);
   EXPECT_EQ(parse_boolean("false"), false);

@@ -49,12 +49,13 @@ TEST(MetricsLine, StartsWithWhatIsDeterministic) {
   metrics.timing.tflops = 400;
   metrics.timing.share_of_peak = 0.5;
   metrics.timing.memory_gib = 40.5;
+  metrics.timing.host_gib = 3.5;
   EXPECT_EQ(to_json_line(metrics),
             R"({"step":12,"tokens_seen":6291456,"loss":6.5,"learning_rate":0.0003,)"
             R"("gradient_norm":1.75,)"
             R"("validation":{"loss":6.25,"sources":{"RedPajamaC4":6,"a \"b\"\u000a":7.5}},)"
             R"("timing":{"seconds":0.8,"tokens_per_second":5120,"tflops":400,"share_of_peak":0.5,)"
-            R"("memory_gib":40.5,"data_wait_ms":0.02}})");
+            R"("memory_gib":40.5,"host_gib":3.5,"data_wait_ms":0.02}})");
 }
 
 TEST(MetricsLine, ReadsBackToTheSameBits) {
@@ -64,6 +65,15 @@ TEST(MetricsLine, ReadsBackToTheSameBits) {
   metrics.timing.tflops = 1.0 / 7;
   metrics.timing.share_of_peak = 1.0 / 9;
   metrics.timing.memory_gib = 1.0 / 11;
+  metrics.timing.host_gib = 1.0 / 13;
+  EXPECT_EQ(from_json_line(to_json_line(metrics)), metrics);
+}
+
+TEST(MetricsLine, SaysWhereAStepWasSkipped) {
+  StepMetrics metrics = step_metrics(12);
+  EXPECT_EQ(to_json_line(metrics).find("skipped"), std::string::npos);
+  metrics.skipped = true;
+  EXPECT_NE(to_json_line(metrics).find("\"skipped\":1,\"timing\""), std::string::npos);
   EXPECT_EQ(from_json_line(to_json_line(metrics)), metrics);
 }
 
@@ -185,8 +195,9 @@ TEST_F(MetricsFile, WhatCannotBeWrittenIsNamed) {
   EXPECT_THROW(read_metrics(path), std::system_error);
 }
 
-// A limit on the size of files stands in for a full disk: the line that does not fit is taken back.
-TEST_F(MetricsFile, ALineThatDoesNotFitIsTakenBack) {
+// A limit on the size of files stands in for a full disk: the line that does not fit is taken back,
+// and follows when there is room again.
+TEST_F(MetricsFile, ALineThatDoesNotFitIsTakenBackAndKept) {
   std::signal(SIGXFSZ, SIG_IGN);
   rlimit unlimited{};
   ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &unlimited), 0);
@@ -200,8 +211,8 @@ TEST_F(MetricsFile, ALineThatDoesNotFitIsTakenBack) {
   EXPECT_THROW(writer.write(step_metrics(3)), std::system_error);
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &unlimited), 0);
   EXPECT_EQ(read_metrics(path_), steps(1, 2));
-  writer.write(step_metrics(3));
-  EXPECT_EQ(read_metrics(path_), steps(1, 3));
+  writer.write(step_metrics(4));
+  EXPECT_EQ(read_metrics(path_), steps(1, 4));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <span>
 
+#include "kernels/normal.h"
 #include "tests/trainer/model/model_case.h"
 
 namespace gsa::test {
@@ -89,10 +90,23 @@ TEST(ParameterStore, InitialValuesDependOnNothingButSeedNameAndIndex) {
   ParameterStore parameters(Device::cpu, DType::float32, 1);
   const LanguageModel model(small_model(), parameters);
   const ParameterInfo& embedding = parameters.parameters().front();
-  std::vector<float> whole(static_cast<size_t>(embedding.shape.count()));
-  initial_values(embedding, 1, 0.02, 0, whole);
-  std::vector<float> part(100);
-  initial_values(embedding, 1, 0.02, 57, part);
+  const auto values = [&](int64_t begin, int64_t count) {
+    std::vector<float> numbers(static_cast<size_t>(count));
+    int32_t doubtful = -1;
+    Stream stream(Device::cpu);
+    kernels::normal_fill(stream,
+                         {.key = initial_key(embedding, 1),
+                          .begin = begin,
+                          .std = 0.02,
+                          .doubtful = {&doubtful, DType::int32, Device::cpu, {1}},
+                          .output = {numbers.data(), DType::float32, Device::cpu, {count}}});
+    EXPECT_EQ(doubtful, 0);
+    return numbers;
+  };
+  const std::vector<float> whole = values(0, embedding.shape.count());
+  const std::vector<float> part = values(57, 100);
+  EXPECT_NE(initial_key(embedding, 1), initial_key(embedding, 2));
+  EXPECT_NE(initial_key(embedding, 1), initial_key(parameters.parameters()[1], 1));
   EXPECT_TRUE(std::equal(part.begin(), part.end(), whole.begin() + 57));
   double sum = 0;
   double squares = 0;

@@ -120,10 +120,21 @@ TEST_F(BadInput, LossThatExplodesStopsTheRun) {
          failed, {"skipped", "optimizer.lr"});
 }
 
+TEST_F(BadInput, TextWithUnusableDocuments) {
+  place_->shell("cp train.jsonl dirty.jsonl; echo broken >> dirty.jsonl");
+  const std::string tokenize = "tokenize dirty.jsonl -t bytes -o ";
+  expect(place_->gsa(tokenize + "dirty"), bad_data,
+         {"dirty.jsonl:61: not_json", "more than the threshold"});
+  expect(place_->gsa(tokenize + "dirty --loss-threshold 0.1"), 0, {"dirty.jsonl:61: not_json"});
+  expect(place_->gsa(tokenize + "strict --strict"), bad_data, {"dirty.jsonl:61: not_json"});
+}
+
 TEST_F(BadInput, WrongUsage) {
   expect(place_->gsa("trane"), bad_usage, {});
   expect(place_->gsa("plan tiny.yaml --gpus none"), bad_usage, {"--gpus"});
   expect(place_->gsa("tokenize train.jsonl -o x -t bytes --part 5/3"), bad_usage, {"--part"});
+  expect(place_->gsa("tokenize train.jsonl -o x -t bytes --to numpy"), bad_usage,
+         {"--to", "megatron"});
 }
 
 }  // namespace

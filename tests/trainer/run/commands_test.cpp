@@ -8,6 +8,7 @@
 namespace gsa::test {
 namespace {
 
+constexpr int bad_usage = 2;
 constexpr int stopped = 75;
 
 class Commands : public testing::Test {
@@ -44,6 +45,21 @@ TEST_F(Commands, PlanCountsThePaperModels) {
   EXPECT_TRUE(std::filesystem::exists(place_->path() / "plan.json"));
 }
 
+TEST_F(Commands, PlanPredictsFromMeasurements) {
+  const std::string source = GSA_SOURCE_DIR;
+  const std::string config = source + "/configs/gsa-1.3b.yaml";
+  expect("plan " + config, {"predicted for NVIDIA H200", "1024 ", "ZeRO-1 stops fitting"});
+  const std::string results = source + "/tests/bench/h200/";
+  expect("plan " + config + " --gpus 24 --measured " + results + "step1.json " + results +
+             "step2.json " + results + "comm2.json --save-machine mine.yaml --json plan.json",
+         {"3 measured results", "   24 ", "train.batch_tokens=786432"});
+  expect("plan " + config + " --machine mine.yaml", {"NVIDIA H200 (mine.yaml)"});
+  expect("plan " + config + " model.hidden=8192 train.micro_batch=32",
+         {"does not fit", "train.recompute=block"});
+  expect("plan tiny.yaml", {"no times", "--machine"});
+  EXPECT_EQ(place_->gsa("plan " + config + " --machine absent.yaml").exit_code, bad_usage);
+}
+
 TEST_F(Commands, GenerateRepeatsWithItsSeed) {
   const std::string command = "generate runs/tiny --prompt gate --tokens 40 --top-k 20 --seed ";
   const auto text = [&](const char* seed) {
@@ -64,6 +80,16 @@ TEST_F(Commands, InspectKnowsShardsCheckpointsAndRuns) {
   expect("inspect shards/train", {"RedPajamaC4", "unigram entropy"});
   expect("inspect runs/tiny", {"30 steps", "step-00000030"});
   expect("inspect runs/tiny/checkpoints/step-00000030", {"model.embeddings.weight", "257 x 32"});
+}
+
+TEST_F(Commands, MegatronsFormatIsWrittenAndTrainedOn) {
+  expect("tokenize train.jsonl -o megatron -t bytes --to megatron --part 1/1",
+         {"megatron/text_document.bin"});
+  const Outcome trained = place_->gsa(
+      "train tiny.yaml run.name=from-megatron data.train=megatron/text_document "
+      "train.stop_after_steps=30");
+  ASSERT_EQ(trained.exit_code, stopped) << trained.output;
+  EXPECT_EQ(loss_difference(place_->metrics("from-megatron"), place_->metrics("tiny")), 0);
 }
 
 TEST_F(Commands, BenchWritesJson) {

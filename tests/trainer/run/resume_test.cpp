@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include "tests/trainer/run/program.h"
 
@@ -66,6 +67,33 @@ TEST_F(Resume, DamagedCheckpointIsPassedOver) {
   EXPECT_NE(outcome.output.find("resuming from runs/damaged/checkpoints/step-00000020"),
             std::string::npos);
   EXPECT_EQ(place_->metrics("damaged"), place_->metrics("whole"));
+}
+
+TEST_F(Resume, AReturnToAnEarlierCheckpointHoldsForLaterStartsToo) {
+  expect_exit(2, "run.name=back checkpoint.every=10 train.stop_after_steps=35", stopped);
+  const std::string folder = "runs/back/checkpoints/step-000000";
+  expect_exit(2,
+              "run.name=back checkpoint.every=0 train.stop_after_steps=5 --resume " + folder + "20",
+              stopped);
+  for (const char* step : {"30", "35"}) {
+    EXPECT_FALSE(std::filesystem::exists(place_->path() / (folder + step)));
+    EXPECT_TRUE(std::filesystem::exists(place_->path() / (folder + step + ".abandoned")));
+  }
+  const Outcome outcome = place_->ranks(2, "train tiny.yaml run.name=back --resume auto");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_NE(outcome.output.find("resuming from " + folder + "25"), std::string::npos)
+      << outcome.output;
+  EXPECT_EQ(place_->metrics("back"), place_->metrics("whole"));
+}
+
+TEST_F(Resume, ADamagedCheckpointThatIsNamedIsRefused) {
+  expect_exit(1, "run.name=named train.stop_after_steps=3", stopped);
+  const auto file = place_->path() / "runs/named/checkpoints/step-00000003/rank-0000.h5";
+  std::fstream(file, std::ios::binary | std::ios::in | std::ios::out).seekp(5000).put('x');
+  const Outcome outcome =
+      place_->gsa("train tiny.yaml run.name=named --resume runs/named/checkpoints/step-00000003");
+  EXPECT_EQ(outcome.exit_code, 3) << outcome.output;
+  EXPECT_NE(outcome.output.find("rank-0000.h5"), std::string::npos) << outcome.output;
 }
 
 TEST_F(Resume, AutoWithoutACheckpointStartsAnew) {

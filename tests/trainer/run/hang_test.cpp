@@ -1,0 +1,76 @@
+// Ranks that stop answering: the others notice within distributed.timeout, say which rank and which
+// operation, and end the run with exit code 4.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "tests/trainer/run/launched.h"
+
+namespace gsa::test {
+namespace {
+
+constexpr int failed = 4;
+constexpr int stopped = 75;
+constexpr const char* endless =
+    "train.tokens=100M train.validate_every=0 distributed.timeout=8 checkpoint.every=5 ";
+
+class Hang : public testing::Test {
+ protected:
+  // A run of some ranks that has made a few steps.
+  std::unique_ptr<Launched> underway(int ranks, const std::string& name,
+                                     const std::string& mpi_options = "") {
+    auto launched = std::make_unique<Launched>(
+        place_, ranks,
+        fmt::format("train tiny.yaml run.name={} {} train.micro_batch=1 train.batch_tokens=192",
+                    name, endless),
+        name + ".log", mpi_options);
+    EXPECT_TRUE(launched->wait_until([&] { return launched->says("step 12/"); }))
+        << launched->output();
+    return launched;
+  }
+  void expect_resumes(const std::string& name) {
+    const Outcome outcome = place_.ranks(
+        3, fmt::format("train tiny.yaml run.name={} {} train.micro_batch=1 train.batch_tokens=192 "
+                       "train.stop_after_steps=2 --resume auto",
+                       name, endless));
+    EXPECT_EQ(outcome.exit_code, stopped) << outcome.output;
+    EXPECT_NE(outcome.output.find("resuming from"), std::string::npos) << outcome.output;
+  }
+
+  Workplace place_;
+};
+
+TEST_F(Hang, AStalledRankIsNamedByAllOthers) {
+  const auto launched = underway(3, "stalled");
+  const std::vector<pid_t> ranks = launched->ranks();
+  ASSERT_EQ(ranks.size(), 3U);
+  kill(ranks[1], SIGSTOP);
+  EXPECT_EQ(launched->wait(), failed) << launched->output();
+  EXPECT_TRUE(launched->says("on rank 0: waited 8 s for rank 1")) << launched->output();
+  EXPECT_TRUE(launched->says("distributed.timeout")) << launched->output();
+  expect_resumes("stalled");
+}
+
+TEST_F(Hang, ADeadRankIsNamedByAllOthersWhereMpirunLetsThemLive) {
+  const auto launched = underway(3, "dead", "--enable-recovery");
+  const std::vector<pid_t> ranks = launched->ranks();
+  ASSERT_EQ(ranks.size(), 3U);
+  kill(ranks[2], SIGKILL);
+  launched->wait();  // mpirun's own code: with recovery it may be 0
+  for (const char* words :
+       {"on rank 0: waited 8 s for rank 2", "on rank 1: waited 3 s for rank 2", "errorcode 4"}) {
+    EXPECT_TRUE(launched->says(words)) << launched->output();
+  }
+  expect_resumes("dead");
+}
+
+TEST_F(Hang, ADeadRankEndsTheRunAtOnceUnderPlainMpirun) {
+  const auto launched = underway(3, "plain");
+  kill(launched->ranks().at(2), SIGKILL);
+  EXPECT_NE(launched->wait(), 0) << launched->output();
+  EXPECT_TRUE(launched->says("process rank 2")) << launched->output();  // mpirun's own words
+  expect_resumes("plain");
+}
+
+}  // namespace
+}  // namespace gsa::test
