@@ -8,7 +8,7 @@
 // through each layer's states once.
 //
 // Rows are sequences. A row's result has the same bits whatever other rows there are (on CUDA among
-// up to eight, and among more), so that a text does not depend on the batch that it is written in.
+// up to eight), so that a text does not depend on the batch that it is written in.
 #pragma once
 
 #include "kernels/device.h"
@@ -27,8 +27,8 @@ enum class DecodeActivation : uint8_t {
   swiglu  // output = swish(gate) * up: gate is the first half of y's columns, up the second
 };
 
-// On CUDA the norm is applied around the product: x = input * norm_weight is rounded to the
-// weights' dtype, and 1 / rms multiplies the float32 sums.
+// On CUDA, up to eight rows, the norm is applied around the product: x = input * norm_weight is
+// rounded to the weights' dtype, and 1 / rms multiplies the float32 sums.
 struct DecodeLinear {
   ConstTensor input;  // [B, K]
   DecodeNorm norm = DecodeNorm::none;

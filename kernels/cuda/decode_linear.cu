@@ -1,9 +1,10 @@
 // Products of a decode step: few rows times a whole weight matrix, bound by reading the weights
-// once. Bfloat16 runs on tensor cores, up to 8 sequences (decode_linear_few.cu) or up to 64
-// (decode_linear_wide.cu) at a time; a sequence's bits are the same in every batch of either kind.
+// once. Up to eight sequences in bfloat16 are one kernel on tensor cores (decode_linear_few.cu),
+// with the same bits for a sequence in every batch; more go through cuBLASLt.
 #include "kernels/cuda/decode_linear.h"
 
 #include "kernels/backends.h"
+#include "kernels/cuda/decode_workspace.h"
 
 namespace gsa::kernels::cuda {
 namespace {
@@ -103,16 +104,14 @@ void run_plain(Stream& stream, const DecodeLinear& args) {
 }
 
 bool takes_tensor_cores(const DecodeLinear& args) {
-  const int64_t rows = args.input.dim(0);
-  const int64_t columns = args.input.dim(1);
   return args.input.dtype() == DType::bfloat16 &&
          are_aligned(args.input, args.weight, args.norm_weight) &&
-         (decode::takes_few(std::min<int64_t>(rows, decode::few_rows), columns) ||
-          (rows > decode::few_rows && decode::takes_wide(columns)));
+         decode::takes_few(args.input.dim(0), args.input.dim(1));
 }
 
 LinearArgs linear_args(const DecodeLinear& args) {
   LinearArgs linear{};
+  linear.rows = int(args.input.dim(0));
   linear.columns = int(args.input.dim(1));
   linear.norm = args.norm;
   linear.norm_weight = elements_of<bfloat16>(args.norm_weight);
@@ -120,50 +119,75 @@ LinearArgs linear_args(const DecodeLinear& args) {
   linear.weight = elements_of<bfloat16>(args.weight);
   linear.up_offset = up_offset_of(args);
   linear.outputs = int(args.output.dim(1));
+  linear.input = rows_of<bfloat16>(args.input).data;
   linear.input_stride = args.input.row_stride();
+  linear.residual = rows_of<bfloat16>(args.residual).data;
   linear.residual_stride = args.residual.row_stride();
+  if (args.output.dtype() == DType::bfloat16) {
+    linear.output = rows_of<bfloat16>(args.output).data;
+  } else {
+    linear.float_output = rows_of<float>(args.output).data;
+  }
   linear.output_stride = args.output.row_stride();
   return linear;
 }
 
-// The sequences [begin, end) of the product.
-LinearArgs slice_of(const DecodeLinear& args, LinearArgs linear, int64_t begin, int64_t end) {
-  const Tensor output = args.output.rows(begin, end);
-  linear.rows = int(end - begin);
-  linear.input = rows_of<bfloat16>(args.input.rows(begin, end)).data;
-  if (args.residual) {
-    linear.residual = rows_of<bfloat16>(args.residual.rows(begin, end)).data;
+// Many sequences: the operations of training one after the other, the residual added by the
+// product.
+void run_many(Stream& stream, const DecodeLinear& args, std::byte* workspace) {
+  const int64_t rows = args.input.dim(0);
+  const bool gated = args.activation == DecodeActivation::swiglu;
+  const DType dtype = args.input.dtype();
+  const DecodeWorkspace layout(rows, args.input.dim(1), gated ? args.weight.dim(0) : 0,
+                               size_of(dtype));
+  const auto tensor = [&](size_t offset, DType type, Shape shape) {
+    return Tensor(workspace + offset, type, Device::cuda, shape);
+  };
+  ConstTensor x = args.input;
+  if (args.norm == DecodeNorm::rms_norm) {
+    const Tensor normalized = tensor(layout.normalized, dtype, args.input.shape());
+    rms_norm_forward(stream, {.input = args.input,
+                              .weight = args.norm_weight,
+                              .epsilon = args.epsilon,
+                              .output = normalized,
+                              .inverse_rms = tensor(layout.inverse_rms, DType::float32, {rows})});
+    x = normalized;
   }
-  if (output.dtype() == DType::bfloat16) {
-    linear.output = rows_of<bfloat16>(output).data;
-  } else {
-    linear.float_output = rows_of<float>(output).data;
+  if (args.residual && args.residual.data() != args.output.data()) {
+    const size_t width = size_t(args.output.dim(1)) * size_of(dtype);
+    check(
+        cudaMemcpy2DAsync(args.output.data(), size_t(args.output.row_stride()) * size_of(dtype),
+                          args.residual.data(), size_t(args.residual.row_stride()) * size_of(dtype),
+                          width, size_t(rows), cudaMemcpyDeviceToDevice, native(stream)),
+        "cudaMemcpy2DAsync");
   }
-  return linear;
+  const Tensor product =
+      gated ? tensor(layout.product, dtype, {rows, args.weight.dim(0)}) : args.output;
+  matmul(stream,
+         {.a = x,
+          .b = args.weight,
+          .transpose_b = Transpose::yes,
+          .accumulate = args.residual ? Accumulate::yes : Accumulate::no,
+          .c = product},
+         workspace + layout.matmul);
+  if (gated) {
+    swiglu_forward(stream, {.gate_up = product, .output = args.output});
+  }
 }
 
 }  // namespace
 
-void decode_linear(Stream& stream, const DecodeLinear& args, std::byte* /*workspace*/) {
-  const int64_t rows = args.input.dim(0);
-  if (rows == 0 || args.output.dim(1) == 0) {
+void decode_linear(Stream& stream, const DecodeLinear& args, std::byte* workspace) {
+  if (args.input.dim(0) == 0 || args.output.dim(1) == 0) {
     return;
   }
-  if (!takes_tensor_cores(args)) {
+  if (args.input.dim(0) > decode_few_rows) {
+    run_many(stream, args, workspace);
+  } else if (takes_tensor_cores(args)) {
+    decode::run_few(stream, linear_args(args));
+  } else {
     with_element(args.input.dtype(), "decode_linear",
                  [&](auto element) { run_plain<decltype(element)>(stream, args); });
-    return;
-  }
-  const LinearArgs linear = linear_args(args);
-  const bool wide = rows > decode::few_rows && decode::takes_wide(linear.columns);
-  const int64_t most = wide ? decode::wide_rows : decode::few_rows;
-  for (int64_t begin = 0; begin < rows; begin += most) {
-    const LinearArgs slice = slice_of(args, linear, begin, std::min(begin + most, rows));
-    if (wide) {
-      decode::run_wide(stream, slice);
-    } else {
-      decode::run_few(stream, slice);
-    }
   }
 }
 

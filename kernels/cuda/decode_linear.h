@@ -1,5 +1,4 @@
-// The two ways in which products of a decode step run on tensor cores (decode_linear.cu), and what
-// they share.
+// Products of a decode step for few sequences, as decode_linear.cu asks for them.
 #pragma once
 
 #include "kernels/cuda/cluster.h"
@@ -12,7 +11,6 @@ namespace gsa::kernels::cuda::decode {
 
 inline constexpr int multiprocessors = 132;  // of an H100 or H200: a share of the outputs each
 inline constexpr int few_rows = 8;
-inline constexpr int wide_rows = 64;
 
 // Clusters that run at once, a block a multiprocessor: of each group of 16 or 18 multiprocessors,
 // clusters of four and more leave two unused.
@@ -42,10 +40,6 @@ struct LinearArgs {
 // decode_linear_few.cu: up to 8 sequences; K a multiple of 32.
 bool takes_few(int64_t rows, int64_t columns);
 void run_few(Stream& stream, LinearArgs args);
-// decode_linear_wide.cu: up to 64 sequences; K a multiple of 64.
-bool takes_wide(int64_t columns);
-void run_wide(Stream& stream, LinearArgs args);
-
 // Elements [begin, end).
 struct Span {
   int begin;
@@ -69,13 +63,6 @@ struct Parts {
     return {first, first + each + (i < longer ? 1 : 0)};
   }
 };
-
-// copy_piece of weights: what follows them is read next.
-__device__ inline void copy_weights(uint32_t target, const bfloat16* source, bool valid) {
-  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;\n" ::"r"(target),
-               "l"(source), "r"(valid ? piece_bytes : 0)
-               : "memory");
-}
 
 __device__ inline float swish(float x) {
   return x * sigmoid(x);

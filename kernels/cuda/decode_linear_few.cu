@@ -9,15 +9,14 @@
 //   cluster c    inputs too large for one block: c blocks have a share of the outputs, a block 8/c
 //                of the parts, and so 1/c of the input in its shared memory; c slots side by side
 //
-// Weights travel through shared memory by cp.async, each warp reading what it has copied itself: no
-// barriers of the block, and 64 to 96 KB on their way for each of the two blocks that a
-// multiprocessor holds, this kernel's and the next one's, which fills its ring while this one ends.
-//
 // A lane takes 8 neighbours along K, 16 bytes, of two rows: they serve as the four columns of two
-// products, in another order than the tensor core's but the same for both operands.
+// products, in another order than the tensor core's but the same for both operands. So weights go
+// from memory straight to registers; a warp has 8 steps of 32 columns on their way at any time, 64
+// KB a multiprocessor. Two blocks fit there: the next kernel's loads are under way, too, while this
+// one ends.
 //
-// Shared memory: the ring; the input's columns of this block times the norm's weight, in bfloat16
-// (rows 64 bytes off a multiple of 128: no conflicts); the warps' partial sums of two rounds.
+// Shared memory: the input's columns of this block times the norm's weight, in bfloat16 (rows 64
+// bytes off a multiple of 128: no conflicts); the warps' partial sums of two rounds.
 #include "kernels/cuda/decode_linear.h"
 
 namespace gsa::kernels::cuda::decode {
@@ -27,13 +26,8 @@ constexpr int parts = 8;
 constexpr int threads = parts * warp_size;
 constexpr int step_columns = 32;
 constexpr int step_vectors = step_columns / vector_width;
-constexpr int step_bytes = 2 * threads * piece_bytes;  // of a block
-constexpr int unit = 2;                                // steps that are waited for together
+constexpr int ring = 8;  // steps that a warp has on their way
 constexpr int slot_rows = 16;
-constexpr int unit_row_bytes = unit * step_columns * int(sizeof(bfloat16));
-constexpr int unit_bytes = slot_rows * unit_row_bytes;  // of a warp
-constexpr int unit_pieces = unit_row_bytes / piece_bytes;
-constexpr int rows_at_once = warp_size / unit_pieces;
 constexpr int partial_floats = parts * slot_rows * few_rows;  // of a round
 constexpr int max_shared_bytes = 112 << 10;                   // two blocks a multiprocessor
 
@@ -49,18 +43,17 @@ __host__ __device__ inline int input_row_bytes(int columns, int cluster) {
   return (bytes + banks_bytes - 1) / banks_bytes * banks_bytes + banks_bytes / 2;
 }
 
+// The sequences' rows come first.
 struct SharedLayout {
-  int input;      // offset of the sequences' rows
   int row_bytes;  // of each
   int norm;       // offset of the norm's weight, as a row of the input
   int partial;    // offset: [2 rounds][parts / cluster][cluster * slot_rows][few_rows]
   int squares;    // offset: [rows][parts / cluster], sums of squares
   int bytes;
 
-  __host__ __device__ SharedLayout(int rows, int columns, int cluster, bool has_norm, int steps) {
+  __host__ __device__ SharedLayout(int rows, int columns, int cluster, bool has_norm) {
     row_bytes = input_row_bytes(columns, cluster);
-    input = steps * step_bytes;
-    norm = input + rows * row_bytes;
+    norm = rows * row_bytes;
     partial = norm + (has_norm ? row_bytes : 0);
     squares = partial + 2 * partial_floats * int(sizeof(float));
     bytes = squares + rows * (parts / cluster) * int(sizeof(float));
@@ -75,20 +68,31 @@ __device__ inline float warp_sum(float value) {
   return value;
 }
 
-// Where the 16 rows of a slot lie among the weights: 8 gates and their ups, or 16 neighbours.
-struct SlotRows {
-  Span slot;
-  bool gated;
-
-  __device__ SlotRows(const LinearArgs& args, Span of_slot)
-      : slot(of_slot), gated(args.up_offset != 0) {}
-  __device__ bool exists(int row) const {
-    return slot.begin + (gated ? row % (slot_rows / 2) : row) < slot.end;
+// Weights are read once: they go past the L1 cache.
+__device__ inline uint4 load_weights(const bfloat16* source, bool exists) {
+  uint4 data{0, 0, 0, 0};
+  if (exists) {
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(data.x), "=r"(data.y), "=r"(data.z), "=r"(data.w)
+                 : "l"(source));
   }
-  __device__ int64_t offset(const LinearArgs& args, int row) const {
-    const bool up = gated && row >= slot_rows / 2;
-    return int64_t(slot.begin + row - (up ? slot_rows / 2 : 0)) * args.columns +
-           (up ? args.up_offset : 0);
+  return data;
+}
+
+// Where a lane finds the weights of a slot: its row in the upper and in the lower half.
+struct SlotRows {
+  uint32_t upper;
+  uint32_t lower;
+  bool has_upper;
+  bool has_lower;
+
+  __device__ SlotRows(const LinearArgs& args, Span slot, int column, int lane) {
+    const int row = slot.begin + lane / 4;
+    const bool gated = args.up_offset != 0;
+    upper = uint32_t(row) * uint32_t(args.columns) + uint32_t(column + lane % 4 * vector_width);
+    lower = upper + (gated ? uint32_t(args.up_offset) : 8U * uint32_t(args.columns));
+    has_upper = row < slot.end;
+    has_lower = gated ? has_upper : row + 8 < slot.end;
   }
 };
 
@@ -130,74 +134,6 @@ struct WarpPlace {
   }
 };
 
-// A 16-byte piece of a row of a unit: odd rows change halves, so that what eight lanes read of two
-// rows lies in different banks.
-__device__ inline int unit_offset(int row, int piece) {
-  return row * unit_row_bytes + ((piece ^ (row % 2 * step_vectors)) * piece_bytes);
-}
-
-// A warp's ring of weights on their way: units of two steps, 16 rows of 128 bytes, are asked for in
-// the order of use, `depth` steps ahead.
-template <int depth>
-class WeightRing {
- public:
-  __device__ WeightRing(const LinearArgs& args, const WarpPlace& place, unsigned char* shared,
-                        int lane)
-      : args_(args),
-        place_(place),
-        lane_(lane),
-        memory_(shared + int(threadIdx.x) / warp_size * (depth / unit * unit_bytes)),
-        rows_(args, place.slot(0, place.side)) {}
-
-  // Asks for the next unit.
-  __device__ void ask() {
-    const uint32_t target = shared_address(memory_) + uint32_t(asked_ * unit_bytes);
-    const int piece = lane_ % unit_pieces;
-    const int column = (place_.begin + step_) * step_columns + piece * vector_width;
-    const bool exists = step_ + piece / step_vectors < place_.steps;
-#pragma unroll
-    for (int i = 0; i < slot_rows / rows_at_once; ++i) {
-      const int row = i * rows_at_once + lane_ / unit_pieces;
-      const bool valid = exists && rows_.exists(row);
-      copy_weights(target + uint32_t(unit_offset(row, piece)),
-                   args_.weight + (valid ? rows_.offset(args_, row) + column : 0), valid);
-    }
-    commit_copies();
-    asked_ = asked_ + 1 == depth / unit ? 0 : asked_ + 1;
-    step_ += unit;
-    if (step_ >= place_.steps) {
-      step_ = 0;
-      ++round_;
-      rows_ = SlotRows(args_, place_.slot(round_, place_.side));
-    }
-  }
-
-  // Waits for the oldest unit, which is then read until the next `take`.
-  __device__ void take() {
-    wait_copies<depth / unit - 1>();
-    __syncwarp();
-    taken_ = next_;
-    next_ = next_ + 1 == depth / unit ? 0 : next_ + 1;
-  }
-  // The lane's 8 neighbours of step `step` in a row.
-  __device__ uint4 at(int row, int step) const {
-    const int offset = unit_offset(row, step * step_vectors + lane_ % step_vectors);
-    return *reinterpret_cast<const uint4*>(memory_ + taken_ * unit_bytes + offset);
-  }
-
- private:
-  const LinearArgs& args_;
-  const WarpPlace& place_;
-  int lane_;
-  unsigned char* memory_;
-  SlotRows rows_;
-  int round_ = 0;
-  int step_ = 0;
-  int asked_ = 0;
-  int taken_ = 0;
-  int next_ = 0;
-};
-
 // The norm's weight for the block's columns to shared memory: no kernel in front writes it.
 __device__ inline void stage_norm(const LinearArgs& args, const WarpPlace& place, bfloat16* target,
                                   int lane) {
@@ -234,8 +170,7 @@ __device__ void stage_input(const LinearArgs& args, const WarpPlace& place,
           float x[vector_width];
           loaded[i].unpack(x);
           sums[i] += apply_norm(args, x, norm + at);
-          store(reinterpret_cast<bfloat16*>(shared + layout.input + row * layout.row_bytes) + at,
-                x);
+          store(reinterpret_cast<bfloat16*>(shared + row * layout.row_bytes) + at, x);
         }
       }
     }
@@ -312,19 +247,26 @@ __device__ inline void barrier(int cluster) {
   }
 }
 
-template <int depth>
 __global__ void __launch_bounds__(threads, 2) few_kernel(const LinearArgs args) {
   extern __shared__ __align__(128) unsigned char shared[];
   let_next_start();
   const int lane = int(threadIdx.x) % warp_size;
   const WarpPlace place(args, int(threadIdx.x) / warp_size);
-  const SharedLayout layout(args.rows, args.columns, args.cluster, args.norm_weight != nullptr,
-                            depth);
-  WeightRing<depth> ring(args, place, shared, lane);
+  const int column = place.begin * step_columns;
+  uint4 upper[ring];
+  uint4 lower[ring];
+  const auto ask = [&](int i, const SlotRows& rows, int step) {
+    const uint32_t along = uint32_t(step * step_columns);
+    const bool exists = step < place.steps;
+    upper[i] = load_weights(args.weight + (rows.upper + along), exists && rows.has_upper);
+    lower[i] = load_weights(args.weight + (rows.lower + along), exists && rows.has_lower);
+  };
+  SlotRows rows(args, place.slot(0, place.side), column, lane);
 #pragma unroll
-  for (int i = 0; i < depth / unit; ++i) {
-    ring.ask();
+  for (int i = 0; i < ring; ++i) {
+    ask(i, rows, i);
   }
+  const SharedLayout layout(args.rows, args.columns, args.cluster, args.norm_weight != nullptr);
   if (args.norm_weight != nullptr) {
     stage_norm(args, place, reinterpret_cast<bfloat16*>(shared + layout.norm), lane);
   }
@@ -335,31 +277,33 @@ __global__ void __launch_bounds__(threads, 2) few_kernel(const LinearArgs args) 
 
   const LanePlace corner(lane);
   const int n = lane / 4;
-  const unsigned char* input = shared + layout.input + min(n, args.rows - 1) * layout.row_bytes +
+  const unsigned char* input = shared + min(n, args.rows - 1) * layout.row_bytes +
                                (place.offset + lane % 4 * vector_width) * int(sizeof(bfloat16));
-  const int units = (place.steps + unit - 1) / unit;
   for (int round = 0; round < place.rounds; ++round) {
+    const SlotRows next(args, place.slot(round + 1, place.side), column, lane);
     const float residual = residual_of(args, place, round);
     float sums[4] = {};
-    for (int i = 0; i < units; ++i) {
-      ring.take();
+    for (int base = 0; base < place.steps; base += ring) {
+      const bool last = base + ring >= place.steps;
+      const SlotRows from = last ? next : rows;
+      const int from_step = last ? 0 : base + ring;
 #pragma unroll
-      for (int j = 0; j < unit; ++j) {
-        const int step = i * unit + j;
-        const uint4 upper = ring.at(n, j);
-        const uint4 lower = ring.at(n + 8, j);
-        uint4 x{0, 0, 0, 0};
-        if (step < place.steps && n < args.rows) {
-          x = *reinterpret_cast<const uint4*>(input + step * step_columns * int(sizeof(bfloat16)));
+      for (int i = 0; i < ring; ++i) {
+        if (base + i < place.steps) {
+          uint4 x{0, 0, 0, 0};
+          if (n < args.rows) {
+            x = *reinterpret_cast<const uint4*>(input +
+                                                (base + i) * step_columns * int(sizeof(bfloat16)));
+          }
+          const uint32_t first[4] = {upper[i].x, lower[i].x, upper[i].y, lower[i].y};
+          const uint32_t second[4] = {upper[i].z, lower[i].z, upper[i].w, lower[i].w};
+          multiply_tile(sums, first, x.x, x.y);
+          multiply_tile(sums, second, x.z, x.w);
         }
-        const uint32_t first[4] = {upper.x, lower.x, upper.y, lower.y};
-        const uint32_t second[4] = {upper.z, lower.z, upper.w, lower.w};
-        multiply_tile(sums, first, x.x, x.y);
-        multiply_tile(sums, second, x.z, x.w);
+        ask(i, from, from_step + i);
       }
-      __syncwarp();  // all lanes have read: the unit's place is free
-      ring.ask();
     }
+    rows = next;
     float* partial =
         reinterpret_cast<float*>(shared + layout.partial) + round % 2 * partial_floats +
         ((place.part * args.cluster + place.side) * slot_rows + corner.row) * few_rows +
@@ -369,67 +313,38 @@ __global__ void __launch_bounds__(threads, 2) few_kernel(const LinearArgs args) 
     barrier(args.cluster);
     finish_slot(args, place, layout, shared, round, residual);
   }
-  wait_copies<0>();
   if (args.cluster > 1) {
     barrier(args.cluster);  // nobody leaves while its memory is read
   }
 }
 
-// The deepest ring, and the smallest cluster, with which two blocks fit a multiprocessor.
-struct Partition {
-  int cluster = 0;  // 0: none fits
-  int depth = 0;
-
-  Partition(int64_t rows, int64_t columns, bool has_norm) {
-    for (const int smallest_depth : {8, 4}) {
-      for (int count = 1; count <= parts; count *= 2) {
-        for (const int steps : {12, 10, 8, 4}) {
-          const SharedLayout layout(int(rows), int(columns), count, has_norm, steps);
-          if (steps >= smallest_depth && layout.bytes <= max_shared_bytes) {
-            cluster = count;
-            depth = steps;
-            return;
-          }
-        }
-      }
+// The smallest cluster with which two blocks fit a multiprocessor; 0: there is none.
+int cluster_for(int64_t rows, int64_t columns) {
+  for (int cluster = 1; cluster <= parts; cluster *= 2) {
+    if (SharedLayout(int(rows), int(columns), cluster, true).bytes <= max_shared_bytes) {
+      return cluster;
     }
   }
-};
-
-template <int depth>
-void launch(Stream& stream, const LinearArgs& args) {
-  const int clusters = clusters_of(args.cluster);
-  const int slots = (args.outputs + slot_rows - 1) / slot_rows;
-  const int used = std::min(clusters, std::max(1, slots));
-  const SharedLayout layout(args.rows, args.columns, args.cluster, args.norm_weight != nullptr,
-                            depth);
-  launch_dependent(few_kernel<depth>,
-                   {.blocks = unsigned(used * args.cluster),
-                    .threads = threads,
-                    .cluster = unsigned(args.cluster),
-                    .shared_bytes = size_t(layout.bytes)},
-                   args, stream, "decode_linear");
+  return 0;
 }
 
 }  // namespace
 
 bool takes_few(int64_t rows, int64_t columns) {
-  return rows <= few_rows && columns % step_columns == 0 &&
-         Partition(rows, columns, true).cluster > 0;
+  return rows <= few_rows && columns % step_columns == 0 && cluster_for(rows, columns) > 0;
 }
 
 void run_few(Stream& stream, LinearArgs args) {
-  const Partition partition(args.rows, args.columns, args.norm_weight != nullptr);
-  args.cluster = partition.cluster;
-  if (partition.depth == 12) {
-    launch<12>(stream, args);
-  } else if (partition.depth == 10) {
-    launch<10>(stream, args);
-  } else if (partition.depth == 8) {
-    launch<8>(stream, args);
-  } else {
-    launch<4>(stream, args);
-  }
+  args.cluster = cluster_for(args.rows, args.columns);
+  const int slots = (args.outputs + slot_rows - 1) / slot_rows;
+  const int used = std::min(clusters_of(args.cluster), std::max(1, slots));
+  const SharedLayout layout(args.rows, args.columns, args.cluster, args.norm_weight != nullptr);
+  launch_dependent(few_kernel,
+                   {.blocks = unsigned(used * args.cluster),
+                    .threads = threads,
+                    .cluster = unsigned(args.cluster),
+                    .shared_bytes = size_t(layout.bytes)},
+                   args, stream, "decode_linear");
 }
 
 }  // namespace gsa::kernels::cuda::decode

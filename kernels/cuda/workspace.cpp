@@ -3,6 +3,7 @@
 #include "kernels/cuda/workspace.h"
 
 #include "kernels/backends.h"
+#include "kernels/cuda/decode_workspace.h"
 #include "kernels/cuda/gsa_workspace.h"
 #include "kernels/gsa_projected.h"
 
@@ -52,8 +53,14 @@ size_t sum_losses_workspace(const SumLosses& /*args*/) {
 size_t squared_norm_workspace(const SquaredNorm& /*args*/) {
   return squared_norm_blocks * sizeof(double);
 }
-size_t decode_linear_workspace(const DecodeLinear& /*args*/) {
-  return 0;
+size_t decode_linear_workspace(const DecodeLinear& args) {
+  if (args.input.dim(0) <= decode_few_rows) {
+    return 0;
+  }
+  const bool gated = args.activation == DecodeActivation::swiglu;
+  return DecodeWorkspace(args.input.dim(0), args.input.dim(1), gated ? args.weight.dim(0) : 0,
+                         size_of(args.input.dtype()))
+      .bytes;
 }
 size_t gsa_decode_workspace(const GsaDecode& /*args*/) {
   return 0;

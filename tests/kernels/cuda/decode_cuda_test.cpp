@@ -98,16 +98,12 @@ std::vector<std::byte> first_row_bits(int64_t rows, int64_t columns) {
   return bits;
 }
 
-// Up to eight sequences are computed in one way, more in another.
-TEST_F(CudaDecode, LinearGivesASequenceTheSameBitsInAnyBatch) {
+// Up to eight sequences share one partition.
+TEST_F(CudaDecode, LinearGivesASequenceTheSameBitsInSmallBatches) {
   for (const int64_t columns : {2048, 5632}) {
     const std::vector<std::byte> alone = first_row_bits(1, columns);
     for (const int64_t rows : {2, 5, 8}) {
       EXPECT_TRUE(first_row_bits(rows, columns) == alone) << rows << " rows of " << columns;
-    }
-    const std::vector<std::byte> among_many = first_row_bits(9, columns);
-    for (const int64_t rows : {16, 33, 64, 100}) {
-      EXPECT_TRUE(first_row_bits(rows, columns) == among_many) << rows << " rows of " << columns;
     }
   }
 }
