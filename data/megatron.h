@@ -16,8 +16,9 @@ namespace gsa::data {
 /// the magic.
 bool is_megatron(const std::filesystem::path& path);
 
-/// Maps the pair. Documents are those of the index. Throws DataError when a file is missing or
-/// torn, or the tokens are of a type that holds no token ids (float), or do not lie back to back.
+/// Maps the pair. Documents are those of the index. Sequences are taken to lie back to back, as
+/// Megatron-LM writes them; the last must end where the .bin ends. Throws DataError when a file is
+/// missing or torn, or the tokens are of a type that holds no token ids (float).
 std::unique_ptr<TokenFile> open_megatron(const std::filesystem::path& path);
 
 /// The prefix that `gsa tokenize --to megatron` gives such a pair in its output folder.

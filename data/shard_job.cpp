@@ -77,7 +77,7 @@ EncodedBlock ShardJob::encode(EncodeScratch& scratch) const {
     if (line.find_first_not_of(kBlank) == std::string_view::npos) continue;
     encode_line(line, number, scratch, encoded);
   }
-  for (auto& problem : block.problems.named) note(std::move(problem), encoded.problems);
+  encoded.problems.add(block.problems);
   if (block.large.held()) {
     block.buffer.free();
     scratch.parser.trim();
@@ -90,11 +90,10 @@ void ShardJob::encode_line(std::string_view line, int64_t number, EncodeScratch&
                            EncodedBlock& encoded) const {
   ParsedLine parsed = scratch.parser.parse(line);
   if (parsed.problem) {
-    note({.kind = *parsed.problem,
-          .file = plan_.inputs[scratch.block.file].name,
-          .line = number,
-          .detail = std::move(parsed.detail)},
-         encoded.problems);
+    encoded.problems.add({.kind = *parsed.problem,
+                          .file = plan_.inputs[scratch.block.file].name,
+                          .line = number,
+                          .detail = std::move(parsed.detail)});
     if (loses_text(*parsed.problem)) return;
   }
   const int64_t before = encoded.tokens.size();
@@ -106,11 +105,12 @@ void ShardJob::encode_line(std::string_view line, int64_t number, EncodeScratch&
   encoded.sources.push_back(parsed.source);
 }
 
-void ShardJob::note(ProblemEntry problem, ProblemList& problems) const {
-  if (settings_.strict) {
-    throw DataError(fmt::format("{}; strict mode stops at the first problem", describe(problem)));
-  }
-  problems.add(std::move(problem));
+/// In strict mode. Blocks come in order, so that the first problem is named for any number of
+/// threads.
+void ShardJob::refuse_problems(const ProblemList& problems) const {
+  if (!settings_.strict || problems.named.empty()) return;
+  throw DataError(
+      fmt::format("{}; strict mode stops at the first problem", describe(problems.named.front())));
 }
 
 void ShardJob::put(int64_t sequence, EncodedBlock encoded) {
@@ -120,6 +120,7 @@ void ShardJob::put(int64_t sequence, EncodedBlock encoded) {
   for (auto front = waiting_.begin(); front != waiting_.end() && front->first == next_written_;
        front = waiting_.begin()) {
     const EncodedBlock& block = front->second;
+    refuse_problems(block.problems);
     writer_.append(block.tokens, block.document_tokens, block.sources);
     problems_.add(block.problems);
     settings_.counters.tokens += block.tokens.size();

@@ -52,7 +52,7 @@ class ShardJob {
     LargeBlocks& large;
     TokenizeCounters& counters;
     int64_t blocks_ahead;  ///< how many blocks may be in work or wait for an earlier one
-    bool strict;           ///< throw DataError at the first problem
+    bool strict;           ///< throw DataError at the shard's first problem
   };
 
   /// `plan` outlives the job. Throws OutputError when the shard cannot be created.
@@ -73,7 +73,7 @@ class ShardJob {
   EncodedBlock encode(EncodeScratch& scratch) const;
   void encode_line(std::string_view line, int64_t number, EncodeScratch& scratch,
                    EncodedBlock& encoded) const;
-  void note(ProblemEntry problem, ProblemList& problems) const;
+  void refuse_problems(const ProblemList& problems) const;
   void put(int64_t sequence, EncodedBlock encoded);
   void finish_if_whole();
 

@@ -66,11 +66,13 @@ void set_rates(const BenchFigures& figures, const StepWork& work, int64_t accumu
   rates.other_ms = std::max(0.0, step_ms - known);
 }
 
-// What a rank took of its GPU beside its plan, GiB.
+// What a rank took of its GPU beside its buffers, GiB. The arena is the measured one: a program of
+// another day may plan less.
 double overhead_gib(const BenchFigures& figures, Config config, Device device, DType dtype) {
   config.train.batch_tokens = 0;
   const RunPlan plan = plan_run(config, device, dtype, ranks_of(figures));
-  return std::max(0.0, figures.at("peak_memory_gib") - double(plan.memory.total()) / gib);
+  const auto buffers = double(plan.memory.total() - plan.memory.activations) / gib;
+  return std::max(0.0, figures.at("peak_memory_gib") - buffers - figures.at("arena_gib"));
 }
 
 // The slowdown with which the prediction meets a step that was measured on several GPUs.

@@ -14,6 +14,13 @@
 
 namespace gsa::data::test {
 
+/// Whether memory measured of this process is the address sanitizer's rather than the program's.
+#ifdef __SANITIZE_ADDRESS__
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 /// A folder of its own for one test, removed at the end.
 class TempFolder {
  public:

@@ -16,12 +16,6 @@ constexpr size_t kLargeDocument = size_t{200} << 20;
 constexpr int64_t kGibibyte = int64_t{1} << 30;
 constexpr int64_t kOfEachThread = int64_t{50'000'000};
 
-#ifdef __SANITIZE_ADDRESS__
-constexpr bool kMemoryIsOurs = false;  // the sanitizer's own shadow and quarantine
-#else
-constexpr bool kMemoryIsOurs = true;
-#endif
-
 /// Text of `bytes` bytes, with lines, in a file of its own, between small documents. The byte
 /// tokenizer gives it as many tokens as can be.
 void write_large(const std::filesystem::path& path, size_t bytes) {
@@ -75,7 +69,7 @@ TEST(TokenizeMemory, IsBoundedWithDocumentsOf200MegabytesInEveryThread) {
   options.input_bytes_per_shard = 1;  // a shard, and so a thread, for each
   const int64_t peak = peak_memory([&] { tokenize(options); });
   std::printf("%.0f MiB at most\n", static_cast<double>(peak >> 20));
-  if (kMemoryIsOurs) {
+  if (!kSanitized) {
     EXPECT_LT(peak, kGibibyte + kThreads * kOfEachThread);
   }
   EXPECT_GT(read_index(options.output).tokens(), kThreads * static_cast<int64_t>(kLargeDocument));

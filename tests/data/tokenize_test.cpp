@@ -222,11 +222,20 @@ TEST(Tokenize, TheThresholdIsAShareOfTheDocuments) {
 TEST(Tokenize, StrictModeStopsAtTheFirstProblem) {
   const TempFolder folder;
   std::mt19937_64 random(kSeed);
-  write_bytes(folder / "a.jsonl", to_jsonl(random_documents(random, 5, 5)) + "broken\n");
+  // Several blocks, of which all but the first few lines have problems.
+  std::string lines = to_jsonl(random_documents(random, 5, 5)) + "broken\n";
+  constexpr size_t kMebibytes = size_t{4} << 20;
+  while (lines.size() < kMebibytes)
+    lines += R"({"text": 5})"
+             "\n";
+  write_bytes(folder / "a.jsonl", lines);
   auto options = options_for(folder / "a.jsonl", folder / "out");
   options.strict = true;
-  expect_parts(message_of<DataError>([&] { tokenize(options); }),
-               {"a.jsonl:6: not_json", "strict"});
+  for (const int threads : {1, 4}) {
+    options.threads = threads;
+    expect_parts(message_of<DataError>([&] { tokenize(options); }),
+                 {"a.jsonl:6: not_json", "strict"});
+  }
   EXPECT_FALSE(std::filesystem::exists(folder / "out/index.json"));
 }
 
