@@ -99,7 +99,7 @@ void launch_gsa_forward(cudaStream_t stream, const GsaSizes& sizes, const GsaSca
     return;
   }
   const auto read_blocks = static_cast<unsigned>(sizes.chunks * sizes.query_heads);
-  if (sizes.slots != fused_slots) {
+  if (sizes.slots != fused_slots || sizes.chunks == 0) {
     launch_gsa_scan(stream, sizes, scan);
     if (read_blocks > 0) {
       constexpr int slots = int(gsa_max_slots);

@@ -1,23 +1,29 @@
 // The gradients of what is written into the slots: a walk along each sequence from its last chunk
 // to its first, with the gradient of a state on the chip. The same arithmetic for both passes:
 //
-//   X: v (k), Y: dO (q), r: p (scale du), w = s e^(b_end - b), W = tril((r e^b) g^T) with g = s
-//   e^-b G: the state's gradient at the chunk's end, [slots, dimensions] dX = W^T Y + w G dv, dk X
-//   G^T                                                what later chunks add to ds: gsa_finish.cu
+//   X: v (k), Y: dO (q), r: p (scale du), w = s e^(b_end - b), g = s e^-b
+//
+//   W = tril((r e^b) g^T), G: the state's gradient at the chunk's end, [slots, dimensions]
+//
+//   dX = W^T Y + w G, that is dv, dk
+//
+//   X G^T: what later chunks add to ds, for gsa_finish.cu
+//
 //   G <- e^{b_end} G + (r e^b)^T Y
 //
 // W and r come from the backward read-out, w from the gates. A block has a head's keys or values, a
 // slice of their dimensions, and all chunks of a sequence (or of a segment, GsaWalkPlan). Two
 // warpgroups lie side by side along the dimensions, each with its part of G in registers in
-// float32, and a rounded copy in shared memory, where the tensor cores (wgmma) read it; one more
-// warp copies the tiles of the chunks to come. Query heads that share a state add to the same G in
-// turn.
+// float32, and a rounded copy in shared memory, where the tensor cores (wgmma) read it; a third one
+// copies the tiles of the chunks to come. Query heads that share a state add to the same G in turn.
+// In projected mode the walkers put q, k and v through swish where they have landed, and dX through
+// its slope on the way out.
 //
 // Where sequences are cut into segments, a first launch (`only_sums`) computes what each segment
 // adds to the state's gradient and how it fades; a block then begins with those of all later ones.
 //
-// At B8 T2048 H4 K=V=512 M64: 128 blocks of 32 chunks, 1 a multiprocessor: 225 KB of shared memory;
-// 8.4 MFLOP a block and chunk, 34 GFLOP; 403 MB of rows, 25 MB of gates and weights (four times
+// At B8 T2048 H4 K=V=512 M64: 128 blocks of 32 chunks, 1 a multiprocessor, 225 KB of shared memory;
+// 8.4 MFLOP a block and chunk, 34 GFLOP; 403 MB of rows, 42 MB of gates and weights (four times
 // through the L2 cache), 34 MB of states, 34 MB of X G^T.
 #include "kernels/cuda/gsa_walk_block.h"
 #include "kernels/cuda/tensor_map.h"
