@@ -1,7 +1,8 @@
 // The gate's gradient, from what the backward read-out and the walk leave, and sums over groups of
 // query heads.
 //
-//   d log alpha_t = own_t + L - sum over i >= t in the chunk of w_i F_i - alpha_t e^(b_end - b_t) F_t
+//   d log alpha_t = own_t + L - sum over i >= t in the chunk of w_i F_i
+//                   - alpha_t e^(b_end - b_t) F_t
 //
 //   own: what the chunk's own tokens give (gsa_read_backward.h)
 //

@@ -23,10 +23,7 @@ struct ReadTiles {
   static constexpr int memory_bytes = scratch + threads / warp_size * scratch_bytes;
   static constexpr int tiles = panels * panel_tiles;  // accumulator tiles over the slots
   static_assert(threads / warp_size * strip_bytes <= ring);
-#ifndef READ_BLOCKS
-#define READ_BLOCKS 3
-#endif
-  static constexpr int resident_blocks = panels == 1 ? READ_BLOCKS : 2;
+  static constexpr int resident_blocks = panels == 1 ? 3 : 2;
 };
 
 template <int slots>
