@@ -77,7 +77,7 @@ std::string gibibytes(size_t bytes) {
   check(cudaGetDevice(&ordinal), "cudaGetDevice");
   check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
   throw OutOfMemory("CUDA device " + std::to_string(ordinal) + " cannot give " + gibibytes(bytes) +
-                    ": " + gibibytes(free) + " of " + gibibytes(total) +
+                    " of memory" + ": " + gibibytes(free) + " of " + gibibytes(total) +
                     " are free; use a smaller micro-batch or recompute, or end what else runs "
                     "on the device");
 }
