@@ -31,8 +31,8 @@ struct ClipScale {
   double nominal_tokens = 1;
   double max_norm = 0;  // 0: no clipping
   double loss_limit = std::numeric_limits<double>::infinity();
-  Tensor norm;          // [1] float64: the gradient's norm before clipping
-  Tensor scale;         // [1] float64
+  Tensor norm;   // [1] float64: the gradient's norm before clipping
+  Tensor scale;  // [1] float64
 
   void check() const;
 };

@@ -180,7 +180,8 @@ void squared_norm(Stream& stream, const SquaredNorm& args, std::byte* workspace)
 void clip_scale(Stream& stream, const ClipScale& args) {
   clip_scale_kernel<<<1, 1, 0, native(stream)>>>(
       elements_of<double>(args.squared_norm), elements_of<double>(args.totals), args.nominal_tokens,
-      args.max_norm, args.loss_limit, elements_of<double>(args.norm), elements_of<double>(args.scale));
+      args.max_norm, args.loss_limit, elements_of<double>(args.norm),
+      elements_of<double>(args.scale));
   check_launch("clip_scale");
 }
 

@@ -143,11 +143,10 @@ void GsaMixer::decode(Pass& pass, const NormBefore& norm, Tensor stream) {
                                     .key_state = state.tensors[0],
                                     .value_state = state.tensors[1],
                                     .output = o});
-  linear_decode_onto(pass, o,
-                     {.kind = kernels::DecodeNorm::rms_norm,
-                      .weight = g_norm_.weight(),
-                      .epsilon = norm_eps_},
-                     o_proj_, stream);
+  linear_decode_onto(
+      pass, o,
+      {.kind = kernels::DecodeNorm::rms_norm, .weight = g_norm_.weight(), .epsilon = norm_eps_},
+      o_proj_, stream);
 }
 
 void GsaMixer::backward_op(Pass& pass, const Tensor& projected, const Tensor& saved,

@@ -98,8 +98,7 @@ TEST(ParseConfig, BrokenYamlNamesTheLine) {
       << refusal("model:\n\tslots: 64\n");
   EXPECT_EQ(refusal("a: 1\n---\nb: 2\n"),
             "x.yaml: a configuration is one YAML document (got more than one)");
-  EXPECT_EQ(refusal(", model"),
-            "x.yaml: a configuration is one YAML document (got more than one)");
+  EXPECT_EQ(refusal(", model"), "x.yaml: a configuration is one YAML document (got more than one)");
   EXPECT_EQ(refusal("- model\n"),
             "x.yaml:1: a configuration is a map of groups such as model: (got a list)");
   EXPECT_EQ(refusal("[a]: 1\n"), "x.yaml:1: a name was expected (got a list)");
