@@ -47,7 +47,7 @@ fs::path cache_folder() {
 std::string text_of(const ProductChoices& choices) {
   std::string text;
   for (const auto& [product, algorithm] : choices) {
-    text += product + " " + algorithm + "\n";
+    text.append(product).append(" ").append(algorithm).append("\n");
   }
   return text;
 }

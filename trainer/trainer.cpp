@@ -77,10 +77,12 @@ Trainer::Trainer(const Config& config, Session& session, const std::string& resu
   const PassCost cost =
       plan_training(config.model, without_recompute, sequences.view(session.device));
   model_flops_ = cost.flops;
-  // Taken and given back: a step that does not fit says so before products are measured.
-  Buffer(
-      session.device,
-      plan_training(config.model, engine_.options(), sequences.view(session.device)).arena_bytes);
+  {
+    // Taken and given back: a step that does not fit says so before products are measured.
+    const Buffer arena(
+        session.device,
+        plan_training(config.model, engine_.options(), sequences.view(session.device)).arena_bytes);
+  }
   prepare_products(session, engine_.stream(), cost.products);
   engine_.reserve_training(sequences.view(session.device));
   clock_.emplace(parse_duration(config.train.wall_clock_limit).value_or(0),

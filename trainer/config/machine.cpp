@@ -166,7 +166,7 @@ BandwidthByGpus read_table(const std::string& source, const YAML::Node& node,
 
 std::string read_text(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   if (!file) {
     throw ConfigError(
         fmt::format("{}: cannot read this file: {}", path, std::generic_category().message(errno)));
