@@ -189,6 +189,7 @@ check "CPU and GPU curves" cpu_and_gpu
 if [[ $bench == 1 ]]; then
   op() { check "bench op $1" "$gsa" bench op --json "$out/op-$1.json" "${@:2}"; }
   op b8-t2048-h4-512
+  op b8-t2048-h4-512-projected --projected
   op b1-t16384-h4-512 --batch 1 --length 16384
   op b8-t2048-h5-512 --heads 5
   op b8-t2048-h32-8-128 --heads 32 --kv-heads 8 --head-dim 128
