@@ -76,12 +76,13 @@ std::string prepare(Stream& stream, const std::map<std::string, kernels::Matmul>
 
 }  // namespace
 
-void prepare_products(Session& session, Stream& stream, std::span<const kernels::Matmul> products) {
+void prepare_products(Session& session, Stream& stream, const PassCost& step) {
   if (session.device == Device::cpu) {
     return;
   }
+  { const Buffer arena(session.device, step.arena_bytes); }  // taken to see whether it fits
   std::map<std::string, kernels::Matmul> different;
-  for (const kernels::Matmul& product : products) {
+  for (const kernels::Matmul& product : step.products) {
     if (product.flops() >= fewest_flops) {
       different.emplace(kernels::product_name(product), product);
     }

@@ -10,17 +10,15 @@
 // measured then may differ: the curve goes on within rounding.
 #pragma once
 
-#include <span>
-#include <vector>
-
-#include "kernels/matmul.h"
+#include "trainer/model/engine.h"
 #include "trainer/session.h"
 
 namespace gsa {
 
-// Has the products use the fastest algorithms from now on, on every rank; measures what the file
-// does not know, some tenths of a second a product on rank 0. Collective; takes memory that it
-// gives back. Does nothing on the CPU, and passes over products too small to matter.
-void prepare_products(Session& session, Stream& stream, std::span<const kernels::Matmul> products);
+// Has the products of a step that was planned use the fastest algorithms from now on, on every
+// rank; measures what the file does not know, some tenths of a second a product on rank 0.
+// Collective; takes memory that it gives back. Throws OutOfMemory, before it measures, if the
+// step's arena does not fit. Does nothing on the CPU, and passes over products too small to matter.
+void prepare_products(Session& session, Stream& stream, const PassCost& step);
 
 }  // namespace gsa

@@ -72,19 +72,12 @@ Trainer::Trainer(const Config& config, Session& session, const std::string& resu
   only_hooks_ = {first_hooks_.before_use, last_hooks_.gradients_ready};
 
   const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
+  const auto view = sequences.view(session.device);
   EngineOptions without_recompute = engine_.options();
   without_recompute.keep = Keep::everything;
-  const PassCost cost =
-      plan_training(config.model, without_recompute, sequences.view(session.device));
-  model_flops_ = cost.flops;
-  {
-    // Taken and given back: a step that does not fit says so before products are measured.
-    const Buffer arena(
-        session.device,
-        plan_training(config.model, engine_.options(), sequences.view(session.device)).arena_bytes);
-  }
-  prepare_products(session, engine_.stream(), cost.products);
-  engine_.reserve_training(sequences.view(session.device));
+  model_flops_ = plan_training(config.model, without_recompute, view).flops;
+  prepare_products(session, engine_.stream(), plan_training(config.model, engine_.options(), view));
+  engine_.reserve_training(view);
   clock_.emplace(parse_duration(config.train.wall_clock_limit).value_or(0),
                  double(optimizer_.shard_count()) * 3 * sizeof(float));
   if (config.distributed.check_weights_every > 0 && session.communicator->size() > 1) {
