@@ -1,6 +1,7 @@
 // What remains possible when ranks are missing.
 #include "trainer/distributed/mpi_group.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/distributed/mpi_test.h"
@@ -47,6 +48,44 @@ TEST(RollCall, CutsLongTexts) {
   const auto texts = group.roll_call(std::string(1000, 'x'), test_timeout_seconds);
   const auto other = static_cast<size_t>(group.rank() == 0 ? 1 : 0);
   EXPECT_EQ(texts[other], std::string(MpiGroup::roll_call_bytes - 1, 'x'));
+}
+
+TEST(MpiGroup, NamesTheRankBehindTheOneThatItWaitsFor) {
+  if (testing::mpi().size() < 3) {
+    GTEST_SKIP() << "takes three ranks";
+  }
+  constexpr double short_timeout_seconds = 0.5;
+  MpiGroup group(short_timeout_seconds);
+  MpiGroup afterwards(test_timeout_seconds);
+  const int last = group.size() - 1;
+  if (group.rank() != last) {  // each waits for the next one, and the last comes not at all
+    std::byte received{};
+    const IncomingMessage incoming{group.rank() + 1, &received, 1};
+    try {
+      group.exchange(Collective::all_reduce, {}, {&incoming, 1});
+      ADD_FAILURE() << "a message that nobody sent";
+    } catch (const LostRanksError& error) {
+      EXPECT_THAT(error.what(), ::testing::HasSubstr(" s for rank " + std::to_string(last) + ";"));
+    }
+  }
+  afterwards.barrier();
+}
+
+TEST(MpiGroup, TellsWhereOthersWaitThatCallSomethingElse) {
+  constexpr double short_timeout_seconds = 0.5;
+  MpiGroup group(short_timeout_seconds);
+  std::byte received{};
+  const int other = (group.rank() + 1) % group.size();
+  const IncomingMessage incoming{other, &received, 1};
+  const bool even = group.rank() % 2 == 0;
+  try {
+    group.exchange(even ? Collective::all_reduce : Collective::barrier, {}, {&incoming, 1});
+    ADD_FAILURE() << "a message that nobody sent";
+  } catch (const LostRanksError& error) {
+    const char* what = other % 2 == 0 ? "all_reduce" : "barrier";
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("for rank " + std::to_string(other) +
+                                                   " (which waits in " + what + ")"));
+  }
 }
 
 }  // namespace

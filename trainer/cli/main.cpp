@@ -34,18 +34,23 @@ int exit_code_of(const std::exception& error) {
 }
 
 // Runs a command on all ranks. A rank that fails says so and ends the others. Where all fail alike,
-// one message is enough: ranks other than 0 give it the time to be that one.
+// one message is enough: ranks other than 0 give it the time to be that one. Where others are lost,
+// each has its own message: all get the time for it before one ends them.
 int run_on_ranks(int argc, char** argv, const Action& action) {
   constexpr unsigned head_start_seconds = 1;
   MpiEnvironment mpi(argc, argv);
   try {
     return action.ranks(mpi);
   } catch (const std::exception& error) {
-    if (mpi.rank() != 0) {
+    const bool lost_others = dynamic_cast<const LostRanksError*>(&error) != nullptr;
+    if (mpi.rank() != 0 && !lost_others) {
       sleep(head_start_seconds);
     }
     log_error(mpi.size() > 1 ? fmt::format("rank {}: {}", mpi.rank(), error.what())
                              : std::string(error.what()));
+    if (lost_others) {
+      sleep(head_start_seconds);
+    }
     if (mpi.size() > 1) {
       mpi.abort(exit_code_of(error));
     }

@@ -24,6 +24,13 @@ class CommunicationError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Ranks did not come within distributed.timeout: names them and the collective. Each rank has its
+// own to tell.
+class LostRanksError : public CommunicationError {
+ public:
+  using CommunicationError::CommunicationError;
+};
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -82,7 +89,7 @@ class MpiEnvironment {
 // All ranks of the program; collective. On CUDA, rank r of a host uses the GPU r of that host and
 // makes it the calling thread's: throws CommunicationError on every rank if a host has more ranks
 // than GPUs. `timeout_seconds` bounds each wait for other ranks (on GPUs: for their joining and
-// their host collectives); a CommunicationError then names them. One rank needs neither MPI nor
+// their host collectives); a LostRanksError then names them. One rank needs neither MPI nor
 // NCCL.
 std::unique_ptr<Communicator> make_communicator(MpiEnvironment& mpi, Device device,
                                                 double timeout_seconds);

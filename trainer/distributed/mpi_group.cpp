@@ -18,6 +18,9 @@ namespace {
 // waits stay short, and ranks beyond the number of cores do not keep each other from working.
 constexpr int polls_before_sleeping = 200;
 constexpr std::chrono::microseconds sleep_between_polls{50};
+// For the answers of the others when one gives up: they look as often as it does, on a busy machine
+// too.
+constexpr double roll_call_patience = 3;
 
 const char* name_of(Collective collective) {
   switch (collective) {
@@ -41,7 +44,7 @@ const char* name_of(Collective collective) {
 
 std::string seconds_text(double seconds) {
   std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%g s", seconds);
+  std::snprintf(text.data(), text.size(), "%.3g s", seconds);
   return text.data();
 }
 
@@ -83,12 +86,15 @@ MpiGroup::~MpiGroup() {
 void MpiGroup::exchange(Collective collective, std::span<const OutgoingMessage> outgoing,
                         std::span<const IncomingMessage> incoming) {
   if (broken_) {
-    throw CommunicationError(std::string(name_of(collective)) + " on rank " +
-                             std::to_string(rank_) +
-                             ": an earlier operation failed; the run must be aborted");
+    throw CommunicationError(where(collective) +
+                             "an earlier operation failed; the run must be aborted");
   }
   post(collective, outgoing, incoming);
   wait(collective);
+}
+
+std::string MpiGroup::where(Collective collective) const {
+  return std::string(name_of(collective)) + " on rank " + std::to_string(rank_) + ": ";
 }
 
 void MpiGroup::post(Collective collective, std::span<const OutgoingMessage> outgoing,
@@ -116,7 +122,7 @@ void MpiGroup::post(Collective collective, std::span<const OutgoingMessage> outg
 }
 
 void MpiGroup::wait(Collective collective) {
-  const auto deadline = std::chrono::steady_clock::now() + timeout_;
+  const auto begin = std::chrono::steady_clock::now();
   completed_.resize(requests_.size());
   int idle_polls = 0;
   while (true) {
@@ -135,9 +141,9 @@ void MpiGroup::wait(Collective collective) {
       sched_yield();
       continue;
     }
-    if (std::chrono::steady_clock::now() >= deadline) {
-      give_up(collective, "waited " + seconds_text(timeout_.count()) + " for " + missing_ranks() +
-                              "; look for what stopped it, or raise distributed.timeout");
+    const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - begin;
+    if (waited >= timeout_ || roll_is_called()) {
+      give_up_waiting(collective, waited.count());
     }
     std::this_thread::sleep_for(sleep_between_polls);
   }
@@ -145,37 +151,68 @@ void MpiGroup::wait(Collective collective) {
 
 void MpiGroup::check(int code, Collective collective) {
   if (code != MPI_SUCCESS) {
-    give_up(collective, "MPI says: " + mpi_error_text(code));
+    abandon();
+    throw CommunicationError(where(collective) + "MPI says: " + mpi_error_text(code));
   }
 }
 
-void MpiGroup::give_up(Collective collective, const std::string& what) {
+bool MpiGroup::roll_is_called() {
+  int called = 0;
+  MPI_Iprobe(MPI_ANY_SOURCE, static_cast<int>(Collective::roll_call), comm_, &called,
+             MPI_STATUS_IGNORE);
+  return called != 0;
+}
+
+void MpiGroup::give_up_waiting(Collective collective, double seconds) {
+  const std::string missing = account_of_missing(collective);
+  abandon();
+  throw LostRanksError(where(collective) + "waited " + seconds_text(seconds) + " for " + missing);
+}
+
+// Who does not answer; where all do, the ranks that this one waits for, with what they say.
+std::string MpiGroup::account_of_missing(Collective collective) {
+  const std::vector<std::optional<std::string>> answers =
+      roll_call(std::string("waits in ") + name_of(collective), roll_call_patience);
+  std::string silent;
+  int count = 0;
+  for (int peer = 0; peer < size_; ++peer) {
+    if (!answers[static_cast<size_t>(peer)]) {
+      silent += (count++ == 0 ? "" : ", ") + std::to_string(peer);
+    }
+  }
+  if (count > 0) {
+    return (count == 1 ? "rank " : "ranks ") + silent +
+           "; look for what stopped it, or raise distributed.timeout";
+  }
+  std::string text;
+  for (const int peer : pending_peers()) {
+    text += (text.empty() ? "rank " : ", rank ") + std::to_string(peer) + " (which " +
+            *answers[static_cast<size_t>(peer)] + ")";
+  }
+  return text + "; if they were only slow, raise distributed.timeout";
+}
+
+std::vector<int> MpiGroup::pending_peers() const {
+  std::vector<int> pending;
+  for (size_t i = 0; i < requests_.size(); ++i) {
+    if (requests_[i] != MPI_REQUEST_NULL) {
+      pending.push_back(peers_[i]);
+    }
+  }
+  std::sort(pending.begin(), pending.end());
+  pending.erase(std::unique(pending.begin(), pending.end()), pending.end());
+  return pending;
+}
+
+// The round that is under way never ends.
+void MpiGroup::abandon() {
   broken_ = true;
-  const std::string text =
-      std::string(name_of(collective)) + " on rank " + std::to_string(rank_) + ": " + what;
   for (MPI_Request& request : requests_) {
     if (request != MPI_REQUEST_NULL) {
       MPI_Cancel(&request);
       MPI_Request_free(&request);
     }
   }
-  throw CommunicationError(text);
-}
-
-std::string MpiGroup::missing_ranks() const {
-  std::vector<int> missing;
-  for (size_t i = 0; i < requests_.size(); ++i) {
-    if (requests_[i] != MPI_REQUEST_NULL) {
-      missing.push_back(peers_[i]);
-    }
-  }
-  std::sort(missing.begin(), missing.end());
-  missing.erase(std::unique(missing.begin(), missing.end()), missing.end());
-  std::string text = missing.size() == 1 ? "rank" : "ranks";
-  for (size_t i = 0; i < missing.size(); ++i) {
-    text += (i == 0 ? " " : ", ") + std::to_string(missing[i]);
-  }
-  return text;
 }
 
 void MpiGroup::barrier() {

@@ -58,8 +58,10 @@ class MpiGroup {
   int local_size() const { return local_size_; }
 
   // Sends and receives messages of at most block_bytes, and waits for all of them. Throws
-  // CommunicationError with the ranks that did not come in time, or with MPI's error; after that
-  // the group only answers with an error, and the run is to be aborted.
+  // LostRanksError with the ranks that did not come in time, or CommunicationError with MPI's
+  // error; after that the group only answers with an error, and the run is to be aborted. Who waits
+  // too long calls the roll, and all who wait elsewhere answer and give up with it: so each names
+  // the ranks that are gone, and not those that wait for them in their turn.
   void exchange(Collective collective, std::span<const OutgoingMessage> outgoing,
                 std::span<const IncomingMessage> incoming);
 
@@ -79,8 +81,12 @@ class MpiGroup {
             std::span<const IncomingMessage> incoming);
   void wait(Collective collective);
   void check(int code, Collective collective);
-  [[noreturn]] void give_up(Collective collective, const std::string& what);
-  std::string missing_ranks() const;
+  bool roll_is_called();
+  [[noreturn]] void give_up_waiting(Collective collective, double seconds);
+  std::string account_of_missing(Collective collective);
+  std::string where(Collective collective) const;
+  std::vector<int> pending_peers() const;
+  void abandon();
 
   MPI_Comm comm_ = MPI_COMM_NULL;
   int rank_ = 0;
