@@ -13,13 +13,20 @@ int64_t count_parameters(const ModelConfig& config) {
   return parameters.parameter_count();
 }
 
+EngineOptions training_options(const TrainConfig& config, Device device, DType dtype, int ranks,
+                               int64_t accumulation) {
+  return {.device = device,
+          .dtype = dtype,
+          .ranks = ranks,
+          .keep = config.recompute == "block" ? Keep::input : Keep::everything,
+          .gradients = accumulation == 1 ? ParameterStore::Gradients::in_arena
+                                         : ParameterStore::Gradients::own};
+}
+
 RunPlan plan_run(const Config& config, Device device, DType dtype, int ranks) {
-  const EngineOptions options{
-      .device = device,
-      .dtype = dtype,
-      .ranks = ranks,
-      .keep = config.train.recompute == "block" ? Keep::input : Keep::everything,
-      .memory = ParameterStore::Memory::planning};
+  const BatchPlan batch = resolve_batch(config, ranks);
+  const EngineOptions options =
+      training_options(config.train, device, dtype, ranks, batch.accumulation);
   ParameterStore parameters(device, dtype, ranks);
   const LanguageModel model(config.model, parameters);
   parameters.allocate(ParameterStore::Memory::planning);
@@ -32,13 +39,16 @@ RunPlan plan_run(const Config& config, Device device, DType dtype, int ranks) {
   RunPlan plan;
   plan.parameters = parameters.parameter_count();
   plan.ranks = ranks;
-  plan.batch = resolve_batch(config, ranks);
+  plan.batch = batch;
+  const size_t arena = plan_training(config.model, options, sequences.view(device)).arena.bytes();
   const auto flat = static_cast<size_t>(parameters.flat_count());
-  plan.memory = {
-      .weights = flat * size_of(dtype),
-      .gradients = flat * size_of(parameters.gradient_dtype()),
-      .optimizer = optimizer_states * flat * sizeof(float) / static_cast<size_t>(ranks),
-      .activations = plan_training(config.model, options, sequences.view(device)).arena_bytes};
+  plan.memory = {.weights = flat * size_of(dtype),
+                 .gradients = flat * size_of(parameters.gradient_dtype()),
+                 .optimizer = optimizer_states * flat * sizeof(float) / static_cast<size_t>(ranks),
+                 .activations = arena};
+  if (options.gradients == ParameterStore::Gradients::in_arena) {
+    plan.memory.activations -= plan.memory.gradients;
+  }
   const auto tokens = double(config.train.micro_batch * config.data.sequence_length);
   plan.flops_per_token = cost.flops / tokens;
   for (const auto& [phase, flops] : cost.flops_by_phase) {

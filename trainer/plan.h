@@ -10,12 +10,17 @@
 
 namespace gsa {
 
+// How a run computes. With one micro-batch a step its gradients lie in the arena, over activations
+// that are no longer needed; sums over several must outlive a forward pass.
+EngineOptions training_options(const TrainConfig& config, Device device, DType dtype, int ranks,
+                               int64_t accumulation);
+
 // Memory of one rank by kind, in bytes.
 struct MemoryPlan {
   size_t weights = 0;
   size_t gradients = 0;
   size_t optimizer = 0;    // masters and AdamW moments of this rank's shard
-  size_t activations = 0;  // the arena: what forward keeps, and scratch
+  size_t activations = 0;  // what forward keeps, and scratch: what is not under gradients
   size_t total() const { return weights + gradients + optimizer + activations; }
 };
 

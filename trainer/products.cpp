@@ -80,7 +80,7 @@ void prepare_products(Session& session, Stream& stream, const PassCost& step) {
   if (session.device == Device::cpu) {
     return;
   }
-  { const Buffer arena(session.device, step.arena_bytes); }  // taken to see whether it fits
+  { const Buffer arena(session.device, step.arena.bytes()); }  // taken to see whether it fits
   std::map<std::string, kernels::Matmul> different;
   for (const kernels::Matmul& product : step.products) {
     if (product.flops() >= fewest_flops) {

@@ -14,6 +14,7 @@
 #include "trainer/loader_options.h"
 #include "trainer/metrics/log.h"
 #include "trainer/optimizer/schedule.h"
+#include "trainer/plan.h"
 #include "trainer/products.h"
 #include "trainer/versions.h"
 
@@ -26,10 +27,6 @@ constexpr int64_t total_count = gradient_norm;
 constexpr int64_t value_count = scale + 1;
 constexpr double bytes_per_gib = 1024.0 * 1024.0 * 1024.0;
 constexpr double flops_per_tflop = 1e12;
-
-Keep keep_of(const TrainConfig& config) {
-  return config.recompute == "block" ? Keep::input : Keep::everything;
-}
 
 // What this process holds in memory now; absent where the machine does not say.
 std::optional<double> host_gib() {
@@ -53,10 +50,9 @@ Trainer::Trainer(const Config& config, Session& session, const std::string& resu
       session_(session),
       folder_(config.run),
       batch_plan_(resolve_batch(config, session.communicator->size())),
-      engine_(config.model, {.device = session.device,
-                             .dtype = session.dtype,
-                             .ranks = session.communicator->size(),
-                             .keep = keep_of(config.train)}),
+      engine_(config.model,
+              training_options(config.train, session.device, session.dtype,
+                               session.communicator->size(), batch_plan_.accumulation)),
       optimizer_(config.optimizer, engine_.parameters(), *session.communicator, engine_.stream()),
       batch_(session.device),
       spikes_(config.train.spike_factor, config.train.spike_window) {
@@ -68,8 +64,10 @@ Trainer::Trainer(const Config& config, Session& session, const std::string& resu
   host_memory_ = Buffer(session.device, value_count * sizeof(double), MemoryKind::pinned);
 
   first_hooks_.before_use = [this](int bucket) { optimizer_.wait_for_weights(bucket); };
+  first_hooks_.gradients_begin = [this](int bucket) { optimizer_.begin_gradients(bucket); };
   last_hooks_.gradients_ready = [this](int bucket) { optimizer_.reduce(bucket); };
-  only_hooks_ = {first_hooks_.before_use, last_hooks_.gradients_ready};
+  only_hooks_ = first_hooks_;
+  only_hooks_.gradients_ready = last_hooks_.gradients_ready;
 
   const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
   const auto view = sequences.view(session.device);
@@ -195,7 +193,6 @@ StepMetrics Trainer::step() {
   const double rate =
       learning_rate(config_.schedule, config_.optimizer, config_.train.tokens, tokens);
 
-  optimizer_.begin_step();
   fill_zero(engine_.stream(), totals_);
   for (int64_t i = 0; i < batch_plan_.accumulation; ++i) {
     micro_batch(loader_->next(), hooks_of(i));

@@ -97,7 +97,7 @@ BenchResult bench_op(const BenchOpOptions& given, Session& session) {
     kernels::gsa_chunked_forward(plan, inputs.backward.forward);
     kernels::gsa_chunked_backward(plan, inputs.backward);
   }
-  Tape tape(session.device, planning.peak_bytes());
+  Tape tape(session.device, planning.peak().bytes());
   stream.set_scratch(&tape);
   const double forward =
       median_ms(stream, [&] { kernels::gsa_chunked_forward(stream, inputs.backward.forward); });
@@ -118,7 +118,7 @@ BenchResult bench_op(const BenchOpOptions& given, Session& session) {
   result.add("forward_backward_ms", forward + backward);
   result.add("forward_floor_ms", forward_bytes(inputs.backward.forward) / copy / 1e9);
   result.add("backward_floor_ms", backward_bytes(inputs.backward) / copy / 1e9);
-  result.add("workspace_mib", double(planning.peak_bytes()) / (1024.0 * 1024.0));
+  result.add("workspace_mib", double(planning.peak().bytes()) / (1024.0 * 1024.0));
   result.add("saved_mib", double(inputs.backward.forward.saved.bytes()) / (1024.0 * 1024.0));
   result.add("copy_tb_s", copy);
   return result;

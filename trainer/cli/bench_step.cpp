@@ -10,6 +10,7 @@
 #include "trainer/distributed/collective.h"
 #include "trainer/model/engine.h"
 #include "trainer/optimizer/sharded_adamw.h"
+#include "trainer/plan.h"
 #include "trainer/products.h"
 
 namespace gsa {
@@ -46,11 +47,8 @@ class StepBench {
       : accumulation_(accumulation),
         tokens_(config.train.micro_batch * config.data.sequence_length),
         session_(session),
-        engine_(config.model,
-                {.device = session.device,
-                 .dtype = session.dtype,
-                 .ranks = session.communicator->size(),
-                 .keep = config.train.recompute == "block" ? Keep::input : Keep::everything}),
+        engine_(config.model, training_options(config.train, session.device, session.dtype,
+                                               session.communicator->size(), accumulation)),
         optimizer_(config.optimizer, engine_.parameters(), *session.communicator, engine_.stream()),
         batch_(session.device),
         memory_(session.device, static_cast<size_t>(tokens_) * sizeof(float) + 4 * sizeof(double)) {
@@ -64,12 +62,13 @@ class StepBench {
                      plan_training(config.model, engine_.options(), view));
     engine_.reserve_training(view);
     hooks_[0].before_use = [this](int bucket) { optimizer_.wait_for_weights(bucket); };
+    hooks_[0].gradients_begin = [this](int bucket) { optimizer_.begin_gradients(bucket); };
     hooks_[1].gradients_ready = [this](int bucket) { optimizer_.reduce(bucket); };
-    hooks_[2] = {hooks_[0].before_use, hooks_[1].gradients_ready};
+    hooks_[2] = hooks_[0];
+    hooks_[2].gradients_ready = hooks_[1].gradients_ready;
   }
 
   void step() {
-    optimizer_.begin_step();
     fill_zero(engine_.stream(), totals_);
     for (int64_t i = 0; i < accumulation_; ++i) {
       batch_.upload(engine_.stream(), host_batch_);
@@ -175,7 +174,10 @@ BenchResult bench_step(const Config& config, const BenchStepOptions& options, Se
   result.add("tokens_per_second", bench.nominal_tokens() / seconds);
   result.add("step_ms", seconds * 1e3);
   result.add("model_tflops", flops / 1e12);
-  result.add("arena_gib", double(bench.engine().tape().capacity()) / bytes_per_gib);
+  const ParameterStore& parameters = bench.engine().parameters();
+  const size_t gradients = parameters.gradients_in_arena() ? parameters.gradient_tail(0) : 0;
+  result.add("arena_gib",  // beside gradients, wherever they lie
+             double(bench.engine().tape().capacity() - gradients) / bytes_per_gib);
   if (session.device == Device::cuda) {
     result.add("memory_gib", double(device.memory_bytes) / bytes_per_gib);
     result.add("peak_memory_gib", double(device.memory_bytes - device.free_bytes) / bytes_per_gib);

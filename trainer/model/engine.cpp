@@ -26,7 +26,7 @@ PassCost plan(const ModelConfig& config, const EngineOptions& options,
               const kernels::Sequences& sequences, Body&& body) {
   ParameterStore parameters(options.device, options.dtype, options.ranks);
   LanguageModel model(config, parameters, options.keep);
-  parameters.allocate(ParameterStore::Memory::planning);
+  parameters.allocate(ParameterStore::Memory::planning, options.gradients);
   Stream stream = Stream::planning(options.device);
   Tape tape = Tape::planning(options.device);
   FlopCounter counter;
@@ -35,9 +35,8 @@ PassCost plan(const ModelConfig& config, const EngineOptions& options,
   Pass pass{.stream = stream, .tape = tape, .dtype = options.dtype, .sequences = sequences};
   const Tensor ids(planning_address, DType::int32, options.device, {pass.tokens()});
   body(model, pass, ids);
-  PassCost cost{.arena_bytes = tape.peak_bytes(),
-                .flops_by_phase = counter.flops(),
-                .products = counter.products()};
+  PassCost cost{
+      .arena = tape.peak(), .flops_by_phase = counter.flops(), .products = counter.products()};
   for (const auto& [phase, flops] : cost.flops_by_phase) {
     cost.flops += flops;
   }
@@ -85,15 +84,21 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options)
       parameters_(options.device, options.dtype, options.ranks),
       model_(config, parameters_, options.keep),
       stream_(options.device) {
-  parameters_.allocate(options.memory);
+  parameters_.allocate(options.memory, options.gradients);
 }
 
-void Engine::reserve(size_t bytes) {
-  if (tape_ == nullptr || tape_->capacity() < bytes) {
-    stream_.synchronize();
-    tape_.reset();  // before the new one: both together might not fit
-    tape_ = std::make_unique<Tape>(options_.device, bytes);
-    stream_.set_scratch(tape_.get());
+void Engine::reserve(const ArenaSize& size) {
+  const ArenaSize wanted = arena_.with(size);
+  if (tape_ != nullptr && wanted == arena_) {
+    return;
+  }
+  stream_.synchronize();
+  tape_.reset();  // before the new one: both together might not fit
+  tape_ = std::make_unique<Tape>(options_.device, wanted);
+  arena_ = wanted;
+  stream_.set_scratch(tape_.get());
+  if (parameters_.gradients_in_arena()) {
+    parameters_.place_gradients(tape_->tail_end());
   }
 }
 
@@ -110,13 +115,13 @@ bool Engine::covers(Reserved& reserved, const kernels::Sequences& sequences) {
 
 void Engine::reserve_training(const kernels::Sequences& sequences) {
   if (!covers(for_training_, sequences)) {
-    reserve(plan_training(config_, options_, sequences).arena_bytes);
+    reserve(plan_training(config_, options_, sequences).arena);
   }
 }
 
 void Engine::reserve_reading(const kernels::Sequences& sequences, bool all_logits) {
   if (!covers(all_logits ? for_all_logits_ : for_reading_, sequences)) {
-    reserve(plan_reading(config_, options_, sequences, all_logits).arena_bytes);
+    reserve(plan_reading(config_, options_, sequences, all_logits).arena);
   }
 }
 
@@ -125,10 +130,11 @@ void Engine::reserve_for(const kernels::Sequences& sequences,
   const auto body = [&](LanguageModel& model, Pass& pass, const Tensor& /*ids*/) {
     queue(model, pass);
   };
-  reserve(plan(config_, options_, sequences, body).arena_bytes);
+  reserve(plan(config_, options_, sequences, body).arena);
 }
 
 Pass Engine::pass(const kernels::Sequences& sequences) {
+  tape_->release_tail();
   return {.stream = stream_, .tape = *tape_, .dtype = options_.dtype, .sequences = sequences};
 }
 

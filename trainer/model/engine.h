@@ -18,6 +18,7 @@ struct EngineOptions {
   int ranks = 1;  // decides the padding of buckets
   Keep keep = Keep::everything;
   ParameterStore::Memory memory = ParameterStore::Memory::real;
+  ParameterStore::Gradients gradients = ParameterStore::Gradients::own;
 };
 
 // Sequences with their offsets in host memory, as plans and tests make them.
@@ -35,7 +36,7 @@ class HostSequences {
 
 // What one micro-batch costs, measured by running it on a planning stream.
 struct PassCost {
-  size_t arena_bytes = 0;
+  ArenaSize arena;
   double flops = 0;  // floating-point operations, forward and backward
   std::map<std::string, double> flops_by_phase;
   std::vector<kernels::Matmul> products;  // as they are queued; their operands are not real
@@ -65,6 +66,7 @@ class Engine {
   void reserve_for(const kernels::Sequences& sequences,
                    const std::function<void(LanguageModel& model, Pass& pass)>& queue);
 
+  // Begins a pass; gradients in the arena, of the pass before, are lost.
   Pass pass(const kernels::Sequences& sequences);
 
  private:
@@ -75,13 +77,14 @@ class Engine {
     int64_t chunks = 0;
   };
   static bool covers(Reserved& reserved, const kernels::Sequences& sequences);
-  void reserve(size_t bytes);
+  void reserve(const ArenaSize& size);
 
   ModelConfig config_;
   EngineOptions options_;
   ParameterStore parameters_;
   LanguageModel model_;
   Stream stream_;
+  ArenaSize arena_;
   std::unique_ptr<Tape> tape_;
   Reserved for_training_;
   Reserved for_reading_;

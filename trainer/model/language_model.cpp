@@ -13,7 +13,7 @@ int block_bucket(size_t block) {
 }  // namespace
 
 LanguageModel::LanguageModel(const ModelConfig& config, ParameterStore& parameters, Keep keep)
-    : config_(config), keep_(keep) {
+    : config_(config), parameters_(parameters), keep_(keep) {
   parameters.begin_bucket();
   embeddings_ = parameters.add("model.embeddings.weight", {config.vocabulary, config.hidden},
                                Initialization::normal, FirstUse::added);
@@ -35,6 +35,13 @@ void LanguageModel::embed(Pass& pass, ConstTensor tokens, Tensor output) const {
                              {.tokens = tokens, .table = embeddings_.weight(), .output = output});
 }
 
+void LanguageModel::begin_gradients(Pass& pass, int bucket) const {
+  if (parameters_.gradients_in_arena()) {
+    pass.tape.claim_tail(parameters_.gradient_tail(bucket));
+  }
+  pass.gradients_begin(bucket);
+}
+
 void LanguageModel::forward_backward(Pass& pass, ConstTensor tokens, ConstTensor labels,
                                      double gradient_scale, Tensor losses) {
   Tape& tape = pass.tape;
@@ -53,6 +60,10 @@ void LanguageModel::forward_backward(Pass& pass, ConstTensor tokens, ConstTensor
 
   const int head_bucket = block_bucket(blocks_.size());
   pass.before_use(head_bucket);
+  begin_gradients(pass, head_bucket);
+  if (config_.tie_embeddings) {
+    begin_gradients(pass, embedding_bucket);
+  }
   const Tensor gradient = pending;  // free once the final norm has added it
   {
     Tape::Scratch inner(tape);
@@ -69,8 +80,12 @@ void LanguageModel::forward_backward(Pass& pass, ConstTensor tokens, ConstTensor
 
 void LanguageModel::backward_blocks(Pass& pass, ConstTensor tokens, Tensor gradient, Tensor spare) {
   for (size_t i = blocks_.size(); i-- > 0;) {
+    begin_gradients(pass, block_bucket(i));
     blocks_[i]->backward(pass, gradient, spare, keep_);
     pass.gradients_ready(block_bucket(i));
+  }
+  if (!config_.tie_embeddings) {
+    begin_gradients(pass, embedding_bucket);
   }
   kernels::embedding_backward(
       pass.stream,

@@ -24,7 +24,8 @@ class LanguageModel {
   const ModelConfig& config() const { return config_; }
 
   // One micro-batch: losses [N], and every parameter's gradient += that of
-  // gradient_scale * sum(losses). tokens, labels [N] int32; labels of -100 do not count.
+  // gradient_scale * sum(losses). tokens, labels [N] int32; labels of -100 do not count. Gradients
+  // in the arena must be begun in pass.hooks: what lies there before them is activations.
   void forward_backward(Pass& pass, ConstTensor tokens, ConstTensor labels, double gradient_scale,
                         Tensor losses);
 
@@ -50,8 +51,10 @@ class LanguageModel {
   void encode(Pass& pass, ConstTensor tokens, Tensor output);
   void backward_blocks(Pass& pass, ConstTensor tokens, Tensor gradient, Tensor spare);
   void embed(Pass& pass, ConstTensor tokens, Tensor output) const;
+  void begin_gradients(Pass& pass, int bucket) const;
 
   ModelConfig config_;
+  const ParameterStore& parameters_;
   Keep keep_;
   Parameter embeddings_;
   std::vector<std::unique_ptr<Block>> blocks_;

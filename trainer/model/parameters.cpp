@@ -11,6 +11,7 @@ namespace {
 // Elements that every parameter and every rank's part of a bucket is a multiple of: 16-byte
 // accesses in bfloat16 with room to spare.
 constexpr int64_t element_alignment = 16;
+constexpr int64_t gradient_alignment = 256;  // of all of them, in bytes
 const auto planning_base = reinterpret_cast<std::byte*>(size_t{1} << 12);  // NOLINT
 
 int64_t round_up(int64_t value, int64_t multiple) {
@@ -83,8 +84,9 @@ Parameter ParameterStore::fuse(const Parameter& first, const Parameter& last) {
   return {this, first.first_, last.last_};
 }
 
-void ParameterStore::allocate(Memory memory) {
+void ParameterStore::allocate(Memory memory, Gradients gradients) {
   close_bucket();
+  where_ = gradients;
   fresh_.assign(parameters_.size(), 0);
   if (memory == Memory::planning) {
     weights_ = planning_base;
@@ -95,7 +97,7 @@ void ParameterStore::allocate(Memory memory) {
   weight_memory_ = Buffer(device_, static_cast<size_t>(end_) * size_of(compute_));
   weights_ = weight_memory_.data();
   fill_zero(stream, all_weights());
-  if (memory == Memory::real) {
+  if (memory == Memory::real && where_ == Gradients::own) {
     gradient_memory_ = Buffer(device_, static_cast<size_t>(end_) * size_of(gradient_dtype()));
     gradients_ = gradient_memory_.data();
     fill_zero(stream, all_gradients());
@@ -103,9 +105,22 @@ void ParameterStore::allocate(Memory memory) {
   stream.synchronize();
 }
 
-void ParameterStore::begin_gradients(Stream& stream) {
+size_t ParameterStore::gradient_tail(int bucket) const {
+  const auto bytes = static_cast<int64_t>(size_of(gradient_dtype()));
+  return static_cast<size_t>(round_up(end_ * bytes, gradient_alignment) -
+                             bucket_offset(bucket) * bytes);
+}
+
+void ParameterStore::place_gradients(std::byte* tail_end) {
+  gradients_ = tail_end - gradient_tail(0);
+}
+
+void ParameterStore::begin_gradients(Stream& stream, int bucket) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const ParameterInfo& info = parameters_[i];
+    if (info.bucket != bucket) {
+      continue;
+    }
     fresh_[i] = info.first_use == FirstUse::written ? 1 : 0;
     if (info.first_use == FirstUse::added) {
       fill_zero(stream, view(gradients_, gradient_dtype(), i, i));

@@ -73,7 +73,16 @@ class ParameterStore {
 
   // Takes the memory, zeroed. With `planning`, takes none and hands out addresses never to be read.
   enum class Memory : uint8_t { real, planning, weights_only };
-  void allocate(Memory memory);
+  // Where gradients lie: in memory of their own, or in the tail of the arena (trainer/model/tape.h)
+  // for models whose gradients live from one backward pass to the update behind it.
+  enum class Gradients : uint8_t { own, in_arena };
+  void allocate(Memory memory, Gradients gradients = Gradients::own);
+
+  bool gradients_in_arena() const { return where_ == Gradients::in_arena; }
+  // Of the arena's tail: what the gradients take from this bucket's on to the last one's.
+  size_t gradient_tail(int bucket) const;
+  // The tail that holds them from now on ends here.
+  void place_gradients(std::byte* tail_end);
 
   Device device() const { return device_; }
   DType compute_dtype() const { return compute_; }
@@ -85,9 +94,9 @@ class ParameterStore {
   int64_t flat_count() const { return bucket_offsets_.back(); }
 
   int buckets() const { return static_cast<int>(bucket_offsets_.size()) - 1; }
-  // Begins a step: gradients that kernels add to are zeroed, those that products write are marked
-  // to be overwritten by the first of them.
-  void begin_gradients(Stream& stream);
+  // Begins a step's gradients of this bucket: those that kernels add to are zeroed, those that
+  // products write are marked to be overwritten by the first of them.
+  void begin_gradients(Stream& stream, int bucket);
 
   int64_t bucket_offset(int bucket) const { return bucket_offsets_[static_cast<size_t>(bucket)]; }
   Tensor bucket_weights(int bucket) const;
@@ -104,6 +113,7 @@ class ParameterStore {
   Device device_;
   DType compute_;
   int ranks_;
+  Gradients where_ = Gradients::own;
   std::vector<ParameterInfo> parameters_;
   std::vector<int64_t> bucket_offsets_{0};  // after allocate: one more than there are buckets
   int64_t end_ = 0;

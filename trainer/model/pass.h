@@ -13,6 +13,7 @@ namespace gsa {
 // without the model knowing of ranks. Absent functions are not called.
 struct BucketHooks {
   std::function<void(int bucket)> before_use;       // its weights are about to be read
+  std::function<void(int bucket)> gradients_begin;  // its gradients are about to be written
   std::function<void(int bucket)> gradients_ready;  // its gradients are complete
 };
 
@@ -44,6 +45,11 @@ struct Pass {
   void before_use(int bucket) const {
     if (hooks != nullptr && hooks->before_use) {
       hooks->before_use(bucket);
+    }
+  }
+  void gradients_begin(int bucket) const {
+    if (hooks != nullptr && hooks->gradients_begin) {
+      hooks->gradients_begin(bucket);
     }
   }
   void gradients_ready(int bucket) const {

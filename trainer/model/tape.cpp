@@ -8,21 +8,36 @@ namespace {
 constexpr size_t alignment = 256;
 // Addresses of a planning tape: never read, only told apart from "absent".
 constexpr size_t planning_capacity = size_t{1} << 50;
+// Scratch memory beside a tail, at least: for what is done with gradients after the pass.
+constexpr size_t least_beside_tail = size_t{1} << 20;
 const auto planning_base = reinterpret_cast<std::byte*>(size_t{1} << 12);  // NOLINT
 
 }  // namespace
 
+size_t ArenaSize::bytes() const {
+  return std::max(without_tail, stack_and_tail + scratch_beside_tail);
+}
+
+ArenaSize ArenaSize::with(const ArenaSize& other) const {
+  return {.without_tail = std::max(without_tail, other.without_tail),
+          .stack_and_tail = std::max(stack_and_tail, other.stack_and_tail),
+          .scratch_beside_tail = std::max(scratch_beside_tail, other.scratch_beside_tail)};
+}
+
 Tape::Tape(Device device) : device_(device) {}
 
-Tape::Tape(Device device, size_t bytes)
-    : device_(device), memory_(device, round_up(bytes)), base_(memory_.data()) {
-  capacity_ = round_up(bytes);
-}
+Tape::Tape(Device device, const ArenaSize& size)
+    : device_(device),
+      size_(size),
+      memory_(device, round_up(size.bytes())),
+      base_(memory_.data()),
+      capacity_(round_up(size.bytes())) {}
 
 Tape Tape::planning(Device device) {
   Tape tape(device);
   tape.base_ = planning_base;
   tape.capacity_ = planning_capacity;
+  tape.size_.scratch_beside_tail = planning_capacity / 2;
   return tape;
 }
 
@@ -31,12 +46,22 @@ size_t Tape::round_up(size_t bytes) {
 }
 
 void Tape::note_use() {
-  peak_ = std::max(peak_, bottom_ + top_);
-  if (bottom_ + top_ > capacity_) {
+  const bool tail = claimed_ > 0;
+  const size_t below = tail ? bottom_ + claimed_ : bottom_;
+  const size_t above = tail ? size_.scratch_beside_tail : top_;
+  peak_ = peak_.with(tail ? ArenaSize{.stack_and_tail = below,
+                                      .scratch_beside_tail = std::max(top_, least_beside_tail)}
+                          : ArenaSize{.without_tail = below + above});
+  if (below + above > capacity_ || top_ > above) {
     throw std::logic_error(
-        "a step needs more memory than was planned for it: " + std::to_string(bottom_ + top_) +
-        " of " + std::to_string(capacity_) + " bytes");
+        "a step needs more memory than was planned for it: " + std::to_string(below) + " and " +
+        std::to_string(top_) + " of " + std::to_string(capacity_) + " bytes");
   }
+}
+
+void Tape::claim_tail(size_t bytes) {
+  claimed_ = std::max(claimed_, bytes);
+  note_use();
 }
 
 Tensor Tape::allocate(DType dtype, Shape shape) {

@@ -6,6 +6,12 @@
 // scratch memory, which lives as long as its `Scratch` scope. Nothing is allocated from the system
 // inside a step, and the peak of a step is known before it runs: a *planning* tape has no memory
 // and only measures (see Stream::planning).
+//
+// Backward frees what was kept from the last block to the first, and in the same order gradients
+// come into being. So they may lie where that was: the *tail*, which ends below the scratch memory
+// and is claimed downwards, piece by piece, as the stack shrinks away from it.
+//
+//   | kept for backward, growing -> | ...free... | <- claimed tail: gradients | <- scratch |
 #pragma once
 
 #include <vector>
@@ -14,10 +20,23 @@
 
 namespace gsa {
 
+// What an arena must hold, as a planning tape measured it.
+struct ArenaSize {
+  size_t without_tail = 0;         // stack and scratch together, while no tail is claimed
+  size_t stack_and_tail = 0;       // together, while one is
+  size_t scratch_beside_tail = 0;  // while one is: the tail ends that far below the arena's end
+
+  size_t bytes() const;
+  // The least that holds both.
+  ArenaSize with(const ArenaSize& other) const;
+  bool operator==(const ArenaSize&) const = default;
+};
+
 class Tape final : public ScratchMemory {
  public:
-  // An arena of `bytes` on the device.
-  Tape(Device device, size_t bytes);
+  // An arena of that size on the device.
+  Tape(Device device, const ArenaSize& size);
+  Tape(Device device, size_t bytes) : Tape(device, ArenaSize{.without_tail = bytes}) {}
   // An arena without memory and without limit that measures.
   static Tape planning(Device device);
 
@@ -49,7 +68,14 @@ class Tape final : public ScratchMemory {
   std::byte* lend(size_t bytes) override;
   void give_back(size_t bytes) override;
 
-  size_t peak_bytes() const { return peak_; }
+  // The last `bytes` of the tail are in use from now on, until it is released; a smaller claim than
+  // the one before changes nothing. What was there is lost.
+  void claim_tail(size_t bytes);
+  void release_tail() { claimed_ = 0; }
+  std::byte* tail_end() const { return base_ + capacity_ - size_.scratch_beside_tail; }
+
+  // The most that was in use.
+  const ArenaSize& peak() const { return peak_; }
   size_t capacity() const { return capacity_; }
 
  private:
@@ -62,12 +88,14 @@ class Tape final : public ScratchMemory {
   void note_use();
 
   Device device_;
+  ArenaSize size_;
   Buffer memory_;
   std::byte* base_ = nullptr;
   size_t capacity_ = 0;
-  size_t bottom_ = 0;  // bytes used from the start
-  size_t top_ = 0;     // bytes used from the end
-  size_t peak_ = 0;
+  size_t bottom_ = 0;   // bytes used from the start
+  size_t top_ = 0;      // bytes used from the end
+  size_t claimed_ = 0;  // of the tail
+  ArenaSize peak_;
   std::vector<Tensor> entries_;
   std::vector<Frame> frames_;
 };

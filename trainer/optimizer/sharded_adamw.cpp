@@ -83,8 +83,8 @@ void ShardedAdamW::initialize(int64_t seed, double init_std) {
   updates_ = 0;
 }
 
-void ShardedAdamW::begin_step() {
-  parameters_.begin_gradients(compute_);
+void ShardedAdamW::begin_gradients(int bucket) {
+  parameters_.begin_gradients(compute_, bucket);
 }
 
 void ShardedAdamW::reduce(int bucket) {

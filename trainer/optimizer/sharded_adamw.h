@@ -27,8 +27,8 @@ class ShardedAdamW {
   // Masters from their initial distribution, moments zero; weights follow.
   void initialize(int64_t seed, double init_std);
 
-  // Before the first micro-batch of a step: gradients begin anew.
-  void begin_step();
+  // In the first micro-batch of a step, before the bucket's gradients are written: they begin anew.
+  void begin_gradients(int bucket);
   // The bucket's gradients are complete on this rank (queued on the compute stream): sums them over
   // the ranks behind it.
   void reduce(int bucket);

@@ -92,6 +92,47 @@ TEST(LanguageModel, RecomputationGivesTheSameBits) {
   }
 }
 
+// Gradients over activations that are no longer needed: the same bits, whatever ran in the arena
+// before.
+void expect_same_in_arena(const ModelConfig& config, Keep keep) {
+  using Gradients = ParameterStore::Gradients;
+  ModelCase own(config, Device::cpu, DType::float32, keep);
+  ModelCase in_arena(config, Device::cpu, DType::float32, keep, Gradients::in_arena);
+  own.randomize(3);
+  in_arena.randomize(3);
+  for (const int64_t seed : {4, 5}) {
+    set_random_batch(own, seed);
+    set_random_batch(in_arena, seed);
+    own.zero_gradients();
+    in_arena.loss();  // where gradients of the step before are
+    EXPECT_EQ(own.loss_and_gradients(), in_arena.loss_and_gradients());
+    for (const std::string& name : own.names()) {
+      EXPECT_EQ(own.gradient(name), in_arena.gradient(name)) << name;
+    }
+  }
+}
+
+// As many layers as it takes for the tail to reach what the first blocks kept.
+ModelConfig deep_model() {
+  ModelConfig config = small_model();
+  config.layers = 8;
+  return config;
+}
+
+TEST(LanguageModel, GradientsInTheArenaAreTheSameBits) {
+  expect_same_in_arena(deep_model(), Keep::everything);
+}
+
+TEST(LanguageModel, GradientsInTheArenaAreTheSameBitsWithRecomputation) {
+  expect_same_in_arena(deep_model(), Keep::input);
+}
+
+TEST(LanguageModel, GradientsInTheArenaAreTheSameBitsWithTiedEmbeddings) {
+  ModelConfig config = deep_model();
+  config.tie_embeddings = true;
+  expect_same_in_arena(config, Keep::everything);
+}
+
 TEST(LanguageModel, GradientsAccumulate) {
   ModelCase model(small_model(), Device::cpu, DType::float64);
   model.randomize(5);

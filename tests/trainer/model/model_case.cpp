@@ -26,8 +26,9 @@ ModelConfig small_model() {
   return config;
 }
 
-ModelCase::ModelCase(const ModelConfig& config, Device device, DType dtype, Keep keep)
-    : engine_(config, {.device = device, .dtype = dtype, .keep = keep}) {}
+ModelCase::ModelCase(const ModelConfig& config, Device device, DType dtype, Keep keep,
+                     ParameterStore::Gradients gradients)
+    : engine_(config, {.device = device, .dtype = dtype, .keep = keep, .gradients = gradients}) {}
 
 void ModelCase::randomize(uint64_t seed) {
   Random random(seed);
@@ -152,6 +153,13 @@ double ModelCase::loss_and_gradients() {
   double count = 0;
   for (const int32_t label : labels_) {
     count += label != kernels::ignored_label ? 1 : 0;
+  }
+  BucketHooks hooks;
+  if (engine_.parameters().gradients_in_arena()) {
+    hooks.gradients_begin = [this](int bucket) {
+      engine_.parameters().begin_gradients(engine_.stream(), bucket);
+    };
+    pass.hooks = &hooks;
   }
   engine_.model().forward_backward(pass, token_view_, label_view_, 1.0 / count, losses);
   return mean_loss(losses);

@@ -15,7 +15,8 @@ ModelConfig small_model();
 
 class ModelCase {
  public:
-  ModelCase(const ModelConfig& config, Device device, DType dtype, Keep keep = Keep::everything);
+  ModelCase(const ModelConfig& config, Device device, DType dtype, Keep keep = Keep::everything,
+            ParameterStore::Gradients gradients = ParameterStore::Gradients::own);
 
   // Weights drawn from normal(0, 0.3) (norms: around 1), so that every path matters.
   void randomize(uint64_t seed);
@@ -29,7 +30,7 @@ class ModelCase {
                  std::vector<int32_t> offsets);
 
   // The mean loss over the labels that count, and with gradients (of the mean) added to what is
-  // there.
+  // there; gradients in the arena are begun.
   double loss();
   double loss_and_gradients();
   void zero_gradients();

@@ -43,12 +43,55 @@ TEST(Tape, ScratchNestsAndPeakCountsBothEnds) {
       EXPECT_NE(inner.tensor(DType::float32, {64}).data(), x.data());
     }
   }
-  EXPECT_EQ(tape.peak_bytes(), 768U);
+  EXPECT_EQ(tape.peak().bytes(), 768U);
 }
 
 TEST(Tape, SaysWhenItWasPlannedTooSmall) {
   Tape tape(Device::cpu, 256);
   EXPECT_THROW(tape.allocate(DType::float32, {65}), std::logic_error);
+}
+
+TEST(Tape, TheTailEndsBelowTheScratchBesideItAndMeetsTheStack) {
+  Tape planning = Tape::planning(Device::cpu);
+  const auto pass = [](Tape& tape) {
+    tape.begin_frame();
+    tape.allocate(DType::byte, {1 << 22});
+    tape.begin_frame();
+    tape.allocate(DType::byte, {1 << 22});
+    {
+      const Tape::Scratch scratch(tape);
+      tape.claim_tail(1 << 21);
+    }
+    tape.end_frame();
+    tape.claim_tail(5 << 20);  // over what the frame held
+    Tape::Scratch scratch(tape);
+    scratch.tensor(DType::byte, {1 << 21});
+    tape.end_frame();
+  };
+  pass(planning);
+  const ArenaSize& size = planning.peak();
+  EXPECT_EQ(size.without_tail, size_t{1} << 23);
+  EXPECT_EQ(size.stack_and_tail, (size_t{1} << 23) + (size_t{1} << 21));
+  EXPECT_EQ(size.scratch_beside_tail, size_t{1} << 21);
+
+  Tape tape(Device::cpu, size);
+  pass(tape);
+  EXPECT_EQ(tape.peak(), size);
+  tape.begin_frame();
+  EXPECT_THROW(tape.allocate(DType::byte, {6 << 20}), std::logic_error);  // the tail is in use
+  tape.end_frame();
+  Tape::Scratch scratch(tape);
+  EXPECT_THROW(scratch.tensor(DType::byte, {3 << 20}), std::logic_error);
+}
+
+TEST(Tape, AReleasedTailIsFree) {
+  Tape tape(Device::cpu, ArenaSize{.stack_and_tail = 4096, .scratch_beside_tail = 1024});
+  tape.claim_tail(4096);
+  EXPECT_THROW(tape.allocate(DType::byte, {256}), std::logic_error);
+  Tape again(Device::cpu, ArenaSize{.stack_and_tail = 4096, .scratch_beside_tail = 1024});
+  again.claim_tail(4096);
+  again.release_tail();
+  EXPECT_NO_THROW(again.allocate(DType::byte, {4096}));
 }
 
 TEST(Engine, PlansExactlyWhatAPassUses) {
@@ -60,7 +103,7 @@ TEST(Engine, PlansExactlyWhatAPassUses) {
   model.loss_and_gradients();
   const PassCost cost =
       plan_training(small_model(), model.engine().options(), sequences.view(Device::cpu));
-  EXPECT_EQ(model.engine().tape().peak_bytes(), cost.arena_bytes);
+  EXPECT_EQ(model.engine().tape().peak(), cost.arena);
   EXPECT_GT(cost.flops, 0);
 }
 
@@ -71,8 +114,27 @@ TEST(Engine, RecomputationNeedsLessMemory) {
   const EngineOptions kept{.memory = ParameterStore::Memory::planning};
   EngineOptions recomputed = kept;
   recomputed.keep = Keep::input;
-  EXPECT_LT(plan_training(config, recomputed, sequences.view(Device::cpu)).arena_bytes,
-            plan_training(config, kept, sequences.view(Device::cpu)).arena_bytes / 2);
+  EXPECT_LT(plan_training(config, recomputed, sequences.view(Device::cpu)).arena.bytes(),
+            plan_training(config, kept, sequences.view(Device::cpu)).arena.bytes() / 2);
+}
+
+TEST(Engine, GradientsLieOverActivationsOfATrainingModel) {
+  ModelConfig config;
+  config.layers = 24;
+  config.hidden = 2048;
+  config.heads = 4;
+  const EngineOptions own{.memory = ParameterStore::Memory::planning};
+  EngineOptions in_arena = own;
+  in_arena.gradients = ParameterStore::Gradients::in_arena;
+  const HostSequences sequences(8, 2048);
+  const auto arena = [&](const EngineOptions& options) {
+    return double(plan_training(config, options, sequences.view(Device::cpu)).arena.bytes());
+  };
+  ParameterStore parameters(Device::cpu, DType::float32, 1);
+  const LanguageModel model(config, parameters);
+  parameters.allocate(ParameterStore::Memory::planning);
+  // All but the head's and the last block's, which meet everything that was kept.
+  EXPECT_LT(arena(in_arena) - arena(own), 0.15 * double(parameters.gradient_tail(0)));
 }
 
 TEST(ParameterStore, BucketsDivideAmongTheRanks) {

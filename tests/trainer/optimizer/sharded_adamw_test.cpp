@@ -32,7 +32,9 @@ class ShardedAdamWTest : public ::testing::Test {
 
   // A step with these gradients on every rank, but on the last one with `odd` in one place.
   void step(double odd, double loss_sum, double limit = std::numeric_limits<double>::infinity()) {
-    optimizer_->begin_step();
+    for (int bucket = 0; bucket < store_.buckets(); ++bucket) {
+      optimizer_->begin_gradients(bucket);
+    }
     const Tensor gradients = store_.all_gradients();
     std::fill_n(gradients.as<float>(), gradients.count(), 0.25F);
     if (ranks_->rank() == ranks_->size() - 1) {
