@@ -379,9 +379,10 @@ void Trainer::begin_checkpoint() {
   writing_since_ = std::chrono::steady_clock::now();
   const auto count = static_cast<size_t>(optimizer_.shard_count());
   const CheckpointWriter::Snapshot snapshot = writer_->snapshot();
-  optimizer_.read_state({snapshot.master.as<float>(), count},
+  optimizer_.copy_state({snapshot.master.as<float>(), count},
                         {snapshot.first_moment.as<float>(), count},
                         {snapshot.second_moment.as<float>(), count});
+  optimizer_.wait_for_state_copy();
   session_.communicator->require_healthy();
   writer_->start({.step = state.step,
                   .optimizer_step = optimizer_.updates(),

@@ -23,7 +23,10 @@ ShardedAdamW::ShardedAdamW(const OptimizerConfig& config, ParameterStore& parame
       communicator_(communicator),
       compute_(compute),
       communication_(parameters.device()),
-      dtype_(parameters.gradient_dtype()) {
+      copies_(parameters.device()),
+      dtype_(parameters.gradient_dtype()),
+      updated_(parameters.device()),
+      state_copied_(parameters.device()) {
   lay_out();
   state_memory_ = Buffer(parameters.device(), state_bytes());
   scalar_memory_ = Buffer(parameters.device(), 3 * sizeof(double));
@@ -115,6 +118,7 @@ void ShardedAdamW::update(double learning_rate, const Tensor& totals, double nom
                                  .norm = scalars_.rows(1, 2),
                                  .scale = scale});
   ++updates_;
+  compute_.wait(state_copied_);
   for (int bucket = 0; bucket < parameters_.buckets(); ++bucket) {
     kernels::AdamW args{.gradient = own(parameters_.bucket_gradients(bucket), bucket),
                         .scale = scale,
@@ -180,14 +184,16 @@ void ShardedAdamW::weights_from_masters() {
   compute_.synchronize();
 }
 
-void ShardedAdamW::read_state(std::span<float> master, std::span<float> first,
+void ShardedAdamW::copy_state(std::span<float> master, std::span<float> first,
                               std::span<float> second) {
+  updated_.record(compute_);
+  copies_.wait(updated_);
   const std::span<float> targets[states] = {master, first, second};
   for (size_t which = 0; which < states; ++which) {
-    copy(compute_, whole_state(which),
+    copy(copies_, whole_state(which),
          {targets[which].data(), DType::float32, Device::cpu, {shard_count_}});
   }
-  compute_.synchronize();
+  state_copied_.record(copies_);
 }
 
 void ShardedAdamW::write_state(std::span<const float> master, std::span<const float> first,

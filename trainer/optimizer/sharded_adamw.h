@@ -53,7 +53,11 @@ class ShardedAdamW {
   // This rank's shard, for checkpoints: what it holds, and its state in host memory and back.
   const std::vector<ShardRange>& ranges() const { return ranges_; }
   int64_t shard_count() const { return shard_count_; }
-  void read_state(std::span<float> master, std::span<float> first, std::span<float> second);
+  // Queues copies of the state as the last update left it, beside the work that follows: only the
+  // next update waits for them. The memory must stay, pinned on CUDA, until they are there.
+  void copy_state(std::span<float> master, std::span<float> first, std::span<float> second);
+  // Waits for the copies; any thread whose current device is the state's may call it.
+  void wait_for_state_copy() const { state_copied_.synchronize(); }
   void write_state(std::span<const float> master, std::span<const float> first,
                    std::span<const float> second);
 
@@ -80,6 +84,7 @@ class ShardedAdamW {
   Communicator& communicator_;
   Stream& compute_;
   Stream communication_;
+  Stream copies_;
   std::vector<Part> parts_;
   std::vector<ShardRange> ranges_;
   int64_t shard_count_ = 0;
@@ -89,6 +94,8 @@ class ShardedAdamW {
   Tensor scalars_;  // squared norm, norm, scale
   std::vector<Event> gradients_done_;
   std::vector<Event> weights_done_;
+  Event updated_;
+  Event state_copied_;
   int64_t updates_ = 0;
 };
 

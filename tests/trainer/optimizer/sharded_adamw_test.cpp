@@ -97,5 +97,26 @@ TEST_F(ShardedAdamWTest, ALossAboveTheLimitSkipsTheStepOnAll) {
   EXPECT_NE(weights(), before);
 }
 
+TEST_F(ShardedAdamWTest, ACopyOfTheStateIsOfTheUpdateBeforeIt) {
+  step(0.25, 30);
+  const auto count = static_cast<size_t>(optimizer_->shard_count());
+  std::vector<float> master(count);
+  std::vector<float> first(count);
+  std::vector<float> second(count);
+  optimizer_->copy_state(master, first, second);
+  const std::vector<float> before = weights();
+  step(0.25, 30);
+  optimizer_->wait_for_state_copy();
+  for (const ShardRange& range : optimizer_->ranges()) {
+    const ParameterInfo& parameter = store_.parameters()[range.parameter];
+    for (int64_t i = range.begin; i < range.end; ++i) {
+      const auto held = static_cast<size_t>(range.offset + i - range.begin);
+      EXPECT_EQ(master[held], before[static_cast<size_t>(parameter.offset + i)]);
+      EXPECT_NE(first[held], 0);
+      EXPECT_GT(second[held], 0);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace gsa
