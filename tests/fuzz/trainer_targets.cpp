@@ -13,6 +13,7 @@
 #include "trainer/config/error.h"
 #include "trainer/metrics/events.h"
 #include "trainer/metrics/metrics.h"
+#include "trainer/product_choices.h"
 
 namespace gsa::fuzz {
 
@@ -69,6 +70,11 @@ void manifest(Bytes bytes) {
     require(elements > 0, "parameters can be counted");
   } catch (const CheckpointError&) {
   }
+}
+
+void products(Bytes bytes) {
+  const ProductChoices read = parse_product_choices(std::string(text_of(bytes)));
+  require(parse_product_choices(gsa::text_of(read)) == read, "choices read back to themselves");
 }
 
 void rank_file(Bytes bytes) {

@@ -64,6 +64,9 @@ struct CheckpointMetadata {
   int ranks = 1;                                // that wrote it; filled in when written
   std::string config;                           // the resolved configuration, YAML
   std::map<std::string, std::string> versions;  // of the program and its libraries
+  // What the run's matrix products were computed with (trainer/product_choices.h); words.
+  std::string product_library;                  // that the algorithms are of; empty on the CPU
+  std::map<std::string, std::string> products;  // algorithms by the names of products
 };
 
 // A rank's flat host buffers with what their elements are.

@@ -1,5 +1,6 @@
 #include "trainer/checkpoint/manifest.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
@@ -212,6 +213,22 @@ TextMap parse_map(Reader& reader) {
   return map;
 }
 
+// They become lines of words, where a blank or a new line would make others of them.
+bool is_word(std::string_view text) {
+  return !text.empty() &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c <= '~'; });
+}
+
+TextMap parse_products(Reader& reader) {
+  TextMap products = parse_map(reader);
+  for (const auto& [name, algorithm] : products) {
+    if (!is_word(name) || !is_word(algorithm)) {
+      reader.fail("the name and the algorithm of a product are a word each");
+    }
+  }
+  return products;
+}
+
 std::string parameter_text(const CheckpointParameter& parameter) {
   return "    {\"name\": " + json_string(parameter.name) + ", \"shape\": [" +
          list(parameter.shape, integer_text) + "]}";
@@ -368,6 +385,8 @@ std::string manifest_text(const Manifest& manifest) {
   text += member("ranks") + std::to_string(metadata.ranks) + ",\n";
   text += member("config") + json_string(metadata.config) + ",\n";
   text += member("versions") + map_text(metadata.versions) + ",\n";
+  text += member("product_library") + json_string(metadata.product_library) + ",\n";
+  text += member("products") + map_text(metadata.products) + ",\n";
   text += member("parameters") + lines(manifest.parameters, parameter_text) + ",\n";
   text += member("files") + lines(manifest.files, file_text) + ",\n";
   return text + member("xxh3") + json_string(text_checksum(text)) + "\n}\n";
@@ -392,6 +411,10 @@ Manifest parse_manifest(std::string_view text, const std::string& origin) {
   metadata.config = reader.string();
   reader.expect(",\n" + member("versions"));
   metadata.versions = parse_map(reader);
+  reader.expect(",\n" + member("product_library"));
+  metadata.product_library = reader.string();
+  reader.expect(",\n" + member("products"));
+  metadata.products = parse_products(reader);
   reader.expect(",\n" + member("parameters"));
   manifest.parameters = parse_parameters(reader);
   reader.expect(",\n" + member("files"));

@@ -60,6 +60,8 @@ TEST(Checkpoint, KeepsItsMetadata) {
   EXPECT_EQ(got.versions.count("hdf5"), 1U);
   got.versions.erase("hdf5");
   EXPECT_EQ(got.versions, wanted.versions);
+  EXPECT_EQ(got.product_library, wanted.product_library);
+  EXPECT_EQ(got.products, wanted.products);
 }
 
 TEST(Checkpoint, NamesItsParametersInOrder) {

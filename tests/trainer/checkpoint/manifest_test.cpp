@@ -21,6 +21,8 @@ Manifest sample() {
   manifest.metadata.ranks = 2;
   manifest.metadata.config = "a: \"quoted\\\"\n\tb: tést\x01\n";
   manifest.metadata.versions = {{"gsa", "0.1"}, {"hdf5", "1.10.8"}};
+  manifest.metadata.product_library = "NVIDIA H200, cuBLASLt 130100";
+  manifest.metadata.products = {{"16384_2048_1", "00ff"}};
   manifest.parameters = {{"embeddings", {37, 13}}, {"a \"scale\"", {1}}};
   const RankFileParts parts{
       .elements = 241, .buffers = {4096, 8192, 12288}, .rows = 2, .ranges = 800};
@@ -58,6 +60,8 @@ TEST(Manifest, ReadsBackWhatItWrites) {
   EXPECT_EQ(manifest.metadata.recent_losses, sample().metadata.recent_losses);
   EXPECT_EQ(manifest.metadata.ranks, 2);
   EXPECT_EQ(manifest.metadata.versions, sample().metadata.versions);
+  EXPECT_EQ(manifest.metadata.product_library, sample().metadata.product_library);
+  EXPECT_EQ(manifest.metadata.products, sample().metadata.products);
   ASSERT_EQ(manifest.parameters.size(), 2U);
   EXPECT_EQ(manifest.parameters[0].shape, sample().parameters[0].shape);
   EXPECT_EQ(manifest.parameters[1].name, sample().parameters[1].name);
@@ -114,6 +118,15 @@ TEST(Manifest, PartsLieInTheirFile) {
   EXPECT_THAT(error_of(changed("\"rows\": 2", "\"rows\": 576460752303423488")), HasSubstr(outside));
   EXPECT_THAT(error_of(changed("\"elements\": 241", "\"elements\": -1")),
               HasSubstr("expected a number from 0"));
+}
+
+TEST(Manifest, ProductsAndTheirAlgorithmsAreWords) {
+  for (const char* other : {"", "00 ff", "00ff\\n", "\\u0000", "00\\u0009ff", "tést"}) {
+    EXPECT_THAT(error_of(changed("\"00ff\"", std::string("\"") + other + "\"")),
+                HasSubstr("are a word each"));
+    EXPECT_THAT(error_of(changed("\"16384_2048_1\"", std::string("\"") + other + "\"")),
+                HasSubstr("are a word each"));
+  }
 }
 
 TEST(Manifest, ParametersCanBeCounted) {
