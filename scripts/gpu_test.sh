@@ -89,8 +89,8 @@ same_bits_after_resume() {
   train 1 parts --resume auto && python3 scripts/compare_runs.py "$work/runs/first" "$work/runs/parts"
 }
 
-# The checkpoint remembers the products' algorithms: first proposals here, where a machine without any
-# choices would measure others, and measured ones where nothing may be measured.
+# The checkpoint remembers the products' algorithms: a run of first proposals goes on with them where
+# others would be measured, and one of measured algorithms where nothing may be measured.
 same_bits_elsewhere() {
   GSA_PRODUCT_CACHE=off train 1 proposals
   GSA_PRODUCT_CACHE=off train 1 proposals-parts train.stop_after_steps=37
