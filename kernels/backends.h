@@ -21,6 +21,7 @@ namespace gsa::kernels::cuda {
 size_t gsa_chunked_saved_bytes(const GsaForward& args);
 std::string product_library();
 ProductMeasurement measure_product(Stream& stream, const Matmul& product);
+std::string first_proposal(const Matmul& product);
 bool choose_product(const Matmul& product, const std::string& algorithm);
 }  // namespace gsa::kernels::cuda
 

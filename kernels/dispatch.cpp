@@ -103,12 +103,25 @@ std::string product_library(const Stream& stream) {
   return stream.device() == Device::cpu ? "" : cuda::product_library();
 }
 
-ProductMeasurement measure_product(Stream& stream, const Matmul& product) {
+namespace {
+
+void require_choice(const Stream& stream, const Matmul& product) {
   product.check();
   if (stream.device() == Device::cpu) {
     throw std::logic_error("products on the CPU have no algorithms to choose from");
   }
+}
+
+}  // namespace
+
+ProductMeasurement measure_product(Stream& stream, const Matmul& product) {
+  require_choice(stream, product);
   return cuda::measure_product(stream, product);
+}
+
+std::string first_proposal(const Stream& stream, const Matmul& product) {
+  require_choice(stream, product);
+  return cuda::first_proposal(product);
 }
 
 bool choose_product(const Stream& stream, const Matmul& product, const std::string& algorithm) {

@@ -42,6 +42,10 @@ struct ProductMeasurement {
 // within half a percent of each other the earlier one counts as the faster.
 ProductMeasurement measure_product(Stream& stream, const Matmul& product);
 
+// What the heuristics propose first, and so the product takes without a choice: as text, for those
+// who must take the same elsewhere. CUDA only.
+std::string first_proposal(const Stream& stream, const Matmul& product);
+
 // Has products like this one use the algorithm. False, and nothing changes, if the library does not
 // take it for this product.
 bool choose_product(const Stream& stream, const Matmul& product, const std::string& algorithm);

@@ -89,6 +89,18 @@ same_bits_after_resume() {
   train 1 parts --resume auto && python3 scripts/compare_runs.py "$work/runs/first" "$work/runs/parts"
 }
 
+# The checkpoint remembers the products' algorithms: a run of first proposals goes on with them where
+# others would be measured, and one of measured algorithms where nothing may be measured.
+same_bits_elsewhere() {
+  GSA_PRODUCT_CACHE=off train 1 proposals
+  GSA_PRODUCT_CACHE=off train 1 proposals-parts train.stop_after_steps=37
+  GSA_PRODUCT_CACHE=$work/no-choices train 1 proposals-parts --resume auto &&
+    python3 scripts/compare_runs.py "$work/runs/proposals" "$work/runs/proposals-parts" || return 1
+  train 1 moved train.stop_after_steps=37
+  GSA_PRODUCT_CACHE=off train 1 moved --resume auto &&
+    python3 scripts/compare_runs.py "$work/runs/first" "$work/runs/moved"
+}
+
 same_curve() { # RANKS: bfloat16 rounding in other orders of summation, over 100 steps
   train "$1" "gpus-$1" && train "$1" "gpus-$1-again" &&
     python3 scripts/compare_runs.py "$work/runs/gpus-$1" "$work/runs/gpus-$1-again" &&
@@ -170,6 +182,7 @@ check "kernel tests" "$(find_test kernels_cuda_test)" --gtest_brief=1
 check "golden model tests" "$(find_test model_golden_test)" --gtest_brief=1
 check "same bits twice" same_bits
 check "same bits after a resume" same_bits_after_resume
+check "same bits after a resume elsewhere" same_bits_elsewhere
 check "more ranks than GPUs" too_many_ranks
 check "a model larger than the GPU" out_of_memory
 for ranks in 2 4; do

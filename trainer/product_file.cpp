@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
-#include <sstream>
 #include <system_error>
 
 #include "trainer/metrics/log.h"
@@ -43,25 +42,6 @@ fs::path cache_folder() {
 }
 
 }  // namespace
-
-std::string text_of(const ProductChoices& choices) {
-  std::string text;
-  for (const auto& [product, algorithm] : choices) {
-    text.append(product).append(" ").append(algorithm).append("\n");
-  }
-  return text;
-}
-
-ProductChoices parse_product_choices(const std::string& text) {
-  ProductChoices choices;
-  std::istringstream words(text);
-  std::string product;
-  std::string algorithm;
-  while (words >> product >> algorithm) {
-    choices[product] = algorithm;
-  }
-  return choices;
-}
 
 std::optional<ProductFile> ProductFile::find(const std::string& library) {
   const fs::path folder = cache_folder();

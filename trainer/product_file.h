@@ -3,16 +3,12 @@
 #pragma once
 
 #include <filesystem>
-#include <map>
 #include <optional>
 #include <string>
 
-namespace gsa {
+#include "trainer/product_choices.h"
 
-// Algorithms by the names of products (kernels/product_choice.h); as text, a line each.
-using ProductChoices = std::map<std::string, std::string>;
-std::string text_of(const ProductChoices& choices);
-ProductChoices parse_product_choices(const std::string& text);
+namespace gsa {
 
 class ProductFile {
  public:

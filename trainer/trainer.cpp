@@ -74,17 +74,21 @@ Trainer::Trainer(const Config& config, Session& session, const std::string& resu
   EngineOptions without_recompute = engine_.options();
   without_recompute.keep = Keep::everything;
   model_flops_ = plan_training(config.model, without_recompute, view).flops;
-  prepare_products(session, engine_.stream(), plan_training(config.model, engine_.options(), view));
+  const PassCost cost = plan_training(config.model, engine_.options(), view);
+  require_room(session, cost);  // a step that does not fit leaves no trace on the disk
+  const StartingPoint from = find_start(resume);
+  products_ = prepare_products(session, engine_.stream(), cost,
+                               {from.metadata.product_library, from.metadata.products});
   engine_.reserve_training(view);
   clock_.emplace(parse_duration(config.train.wall_clock_limit).value_or(0),
                  double(optimizer_.shard_count()) * 3 * sizeof(float));
   if (config.distributed.check_weights_every > 0 && session.communicator->size() > 1) {
     weight_check_.emplace(engine_.parameters(), *session.communicator);
   }
-  start(resume);
+  start(from);
 }
 
-void Trainer::start(const std::string& resume) {
+Trainer::StartingPoint Trainer::find_start(const std::string& resume) const {
   if (config_.data.train.empty()) {
     throw ConfigError("data.train names no shards: give the folder that gsa tokenize wrote");
   }
@@ -97,10 +101,14 @@ void Trainer::start(const std::string& resume) {
     found = checkpoint ? checkpoint->string() : "";
   }
   found = session_.communicator->broadcast_text(found);
-  if (found.empty()) {
+  return {found, found.empty() ? CheckpointMetadata() : read_metadata(found)};
+}
+
+void Trainer::start(const StartingPoint& from) {
+  if (from.checkpoint.empty()) {
     optimizer_.initialize(config_.run.seed, config_.model.init_std);
   } else {
-    load(found);
+    load(from);
   }
   if (!config_.data.validation.empty()) {
     validation_.emplace(validation_options(config_), session_, engine_);
@@ -110,13 +118,13 @@ void Trainer::start(const std::string& resume) {
   if (session_.is_root()) {
     reporter_ = std::make_unique<RunReporter>(folder_, progress_.step, batch_plan_.steps,
                                               config_.log.every);
-    reporter_->started(session_.communicator->size(), found);
+    reporter_->started(session_.communicator->size(), from.checkpoint.string());
     describe();
   }
 }
 
-void Trainer::load(const std::filesystem::path& checkpoint) {
-  const CheckpointMetadata metadata = read_metadata(checkpoint);
+void Trainer::load(const StartingPoint& from) {
+  const auto& [checkpoint, metadata] = from;
   const auto count = static_cast<size_t>(optimizer_.shard_count());
   std::vector<float> master(count);
   std::vector<float> first(count);
@@ -392,7 +400,9 @@ void Trainer::begin_checkpoint() {
                   .recent_losses = spikes_.recent(),
                   .ranks = session_.communicator->size(),
                   .config = to_yaml(config_),
-                  .versions = library_versions()});
+                  .versions = library_versions(),
+                  .product_library = products_.library,
+                  .products = products_.choices});
   writing_step_ = state.step;
 }
 

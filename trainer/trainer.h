@@ -20,6 +20,7 @@
 #include "trainer/metrics/metrics.h"
 #include "trainer/model/engine.h"
 #include "trainer/optimizer/sharded_adamw.h"
+#include "trainer/product_choices.h"
 #include "trainer/run_folder.h"
 #include "trainer/run_reporter.h"
 #include "trainer/session.h"
@@ -58,6 +59,11 @@ class Trainer {
     int64_t tokens_seen = 0;
     int64_t next_sample = 0;
   };
+  // The checkpoint that the run goes on from, and what that remembers; no path for a fresh start.
+  struct StartingPoint {
+    std::filesystem::path checkpoint;
+    CheckpointMetadata metadata;
+  };
   struct StepResult {
     double loss = 0;
     double gradient_norm = 0;
@@ -67,8 +73,10 @@ class Trainer {
     bool out_of_time = false;  // on any rank
   };
 
-  void start(const std::string& resume);
-  void load(const std::filesystem::path& checkpoint);
+  // The same on every rank; collective. Makes the run's folder.
+  StartingPoint find_start(const std::string& resume) const;
+  void start(const StartingPoint& from);
+  void load(const StartingPoint& from);
   void describe() const;
   StepMetrics step();
   // Forward and backward of one micro-batch: its losses and gradients are added to the step's.
@@ -118,6 +126,7 @@ class Trainer {
   // [4] float64: loss sum, labels that count, ranks that were signalled, that are out of time
   Tensor totals_;
   Buffer host_memory_;
+  RunProducts products_;
   double model_flops_ = 0;  // of a micro-batch
   Progress progress_;
   Progress applied_;  // after the last step that was applied: what the weights are of

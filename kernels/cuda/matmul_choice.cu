@@ -193,6 +193,10 @@ ProductMeasurement measure_product(Stream& stream, const Matmul& product) {
   return {text_of(finalists[winner]), sums[winner], sums.front()};
 }
 
+std::string first_proposal(const Matmul& product) {
+  return text_of(matmul_library().proposals(product, 1).front());
+}
+
 bool choose_product(const Matmul& product, const std::string& algorithm) {
   ProductAlgorithm parsed{};
   return parse(algorithm, parsed) && matmul_library().choose(product, parsed);

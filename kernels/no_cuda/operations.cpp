@@ -27,6 +27,9 @@ std::string product_library() {
 ProductMeasurement measure_product(Stream& /*stream*/, const Matmul& /*product*/) {
   absent();
 }
+std::string first_proposal(const Matmul& /*product*/) {
+  absent();
+}
 bool choose_product(const Matmul& /*product*/, const std::string& /*algorithm*/) {
   absent();
 }

@@ -52,12 +52,11 @@ void require(bool condition, const char* what) {
 }
 
 const std::vector<Target>& targets() {
-  static const std::vector<Target> all = {
-      {"config", config},       {"index", index},
-      {"shard", shard},         {"documents", documents},
-      {"megatron", megatron},   {"metrics", metrics},
-      {"manifest", manifest},   {"model_file", model_file},
-      {"rank_file", rank_file}, {"sentencepiece", sentencepiece}};
+  static const std::vector<Target> all = {{"config", config},     {"index", index},
+                                          {"shard", shard},       {"documents", documents},
+                                          {"megatron", megatron}, {"metrics", metrics},
+                                          {"manifest", manifest}, {"rank_file", rank_file},
+                                          {"products", products}, {"sentencepiece", sentencepiece}};
   return all;
 }
 

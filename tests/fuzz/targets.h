@@ -27,8 +27,8 @@ void documents(Bytes bytes);      // lines of JSON with text
 void megatron(Bytes bytes);       // an index of Megatron-LM's format over some tokens
 void metrics(Bytes bytes);        // lines of metrics.jsonl and events.jsonl
 void manifest(Bytes bytes);       // manifest.json, its checksum made right
-void model_file(Bytes bytes);     // model.h5
-void rank_file(Bytes bytes);      // rank-0000.h5
+void rank_file(Bytes bytes);      // where the parts of rank-0000.h5 are, and the file
+void products(Bytes bytes);       // a text of products' algorithms
 void sentencepiece(Bytes bytes);  // a SentencePiece model's settings
 
 }  // namespace gsa::fuzz

@@ -1,5 +1,7 @@
 // Targets of trainer/.
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <sstream>
 #include <stdexcept>
 
@@ -11,6 +13,7 @@
 #include "trainer/config/error.h"
 #include "trainer/metrics/events.h"
 #include "trainer/metrics/metrics.h"
+#include "trainer/product_choices.h"
 
 namespace gsa::fuzz {
 
@@ -59,41 +62,51 @@ void manifest(Bytes bytes) {
     const Manifest read = parse_manifest(text, "manifest.json");
     require(read.files.size() == static_cast<size_t>(read.metadata.ranks) + 1,
             "the files are the ranks' and the model");
-    if (text.find("\"version\": 2") != std::string::npos) {
-      require(manifest_text(read) == text, "a manifest is read as it was written");
+    require(manifest_text(read) == text, "a manifest is read as it was written");
+    int64_t elements = 0;
+    for (const int64_t count : element_counts(read.parameters)) {
+      elements += count;
     }
+    require(elements > 0, "parameters can be counted");
   } catch (const CheckpointError&) {
   }
 }
 
-void model_file(Bytes bytes) {
-  const auto path = scratch_file("model.h5", bytes);
-  try {
-    element_counts(read_model_parameters(path));
-  } catch (const CheckpointError&) {
-  }
+void products(Bytes bytes) {
+  const ProductChoices read = parse_product_choices(std::string(text_of(bytes)));
+  require(parse_product_choices(gsa::text_of(read)) == read, "choices read back to themselves");
 }
 
 void rank_file(Bytes bytes) {
-  const auto path = scratch_file("rank-0000.h5", bytes);
+  // First where its parts are, as the manifest would say; the rest is the file.
+  std::array<int64_t, 3 + flat_buffers.size()> places{};
+  if (bytes.size() < sizeof(places)) {
+    return;
+  }
+  std::memcpy(places.data(), bytes.data(), sizeof(places));
+  RankFileParts parts{
+      .elements = places[0], .rows = places[1], .ranges = static_cast<uint64_t>(places[2])};
+  std::copy(places.begin() + 3, places.end(), parts.buffers.begin());
+  const auto path = scratch_file("rank-0000.h5", bytes.subspan(sizeof(places)));
+
   const std::vector<CheckpointParameter> parameters{{"a", {3, 2}}, {"b", {5}}};
   const std::vector<int64_t> counts{6, 5};
   const std::vector<CheckpointRange> ranges{{0, 0, 6, 0}, {1, 0, 5, 6}};
   std::vector<float> values(3 * 11);
   const std::span<float> all(values);
   try {
-    const RankLayout layout = read_rank_layout(path, counts);
+    const RankLayout layout = read_rank_layout(path, parts, counts);
     for (const CheckpointRange& range : layout.ranges) {
       require(range.parameter < counts.size() && range.end <= counts[range.parameter],
               "ranges lie in their parameters");
     }
-    const int64_t copied = read_rank_file(path, counts,
+    const int64_t copied = read_rank_file(path, parts, counts,
                                           {.parameters = parameters,
                                            .ranges = ranges,
                                            .master = all.subspan(0, 11),
                                            .first_moment = all.subspan(11, 11),
                                            .second_moment = all.subspan(22, 11)});
-    require(copied >= 0, "elements are counted");
+    require(copied >= 0 && copied <= parts.elements, "elements are counted");
   } catch (const CheckpointError&) {
   }
 }

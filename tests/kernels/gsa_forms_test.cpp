@@ -142,7 +142,7 @@ TEST(GsaForms, PackedSequencesAreSeparateCallsBitForBit) {
     for (size_t i = 0; i < lengths.size(); ++i) {
       if (lengths[i] > 0) {
         GsaProblem one = packed;
-        one.shape.lengths = {lengths[i]};
+        one.shape.lengths.assign(1, lengths[i]);
         for (auto& [name, values] : one.inputs) {
           const bool is_state = name.ends_with("_state");
           const auto row = static_cast<int64_t>(values.size()) /

@@ -112,13 +112,13 @@ void verify_checkpoint(const fs::path& checkpoint) {
 }
 
 std::vector<CheckpointParameter> read_parameters(const fs::path& checkpoint) {
-  return read_model_parameters(checkpoint / model_file_name);
+  return read_manifest(checkpoint).parameters;
 }
 
 void read_checkpoint(const fs::path& checkpoint, const CheckpointShard& shard) {
   check_shard(shard, /*moments_required=*/false);
   const Manifest manifest = read_manifest(checkpoint);
-  const std::vector<CheckpointParameter> stored = read_parameters(checkpoint);
+  const std::vector<CheckpointParameter>& stored = manifest.parameters;
   const std::vector<size_t> model_index = match_parameters(checkpoint, stored, shard.parameters);
 
   // The shard in the order of the checkpoint's parameters.
@@ -132,14 +132,17 @@ void read_checkpoint(const fs::path& checkpoint, const CheckpointShard& shard) {
     range.parameter = stored_index[range.parameter];
     wanted += range.end - range.begin;
   }
+  std::sort(ranges.begin(), ranges.end(), [](const CheckpointRange& a, const CheckpointRange& b) {
+    return a.parameter < b.parameter;
+  });
   CheckpointShard reordered = shard;
   reordered.parameters = stored;
   reordered.ranges = ranges;
 
   const std::vector<int64_t> counts = element_counts(stored);
   int64_t copied = 0;
-  for (int rank = 0; rank < manifest.metadata.ranks; ++rank) {
-    copied += read_rank_file(checkpoint / rank_file_name(rank), counts, reordered);
+  for (const ManifestFile& file : std::span(manifest.files).first(manifest.files.size() - 1)) {
+    copied += read_rank_file(checkpoint / file.name, file.parts, counts, reordered);
   }
   if (copied != wanted) {
     throw CheckpointError(checkpoint.string() + ": its files hold " + std::to_string(copied) +

@@ -7,7 +7,12 @@
 //                     over the rank files (relative paths: the folder can move), readable by any
 //                     HDF5 tool; likewise /first_moment/NAME and /second_moment/NAME; the metadata
 //                     as attributes
-//   manifest.json     written last: format version, metadata, files with sizes and checksums
+//   manifest.json     written last: format version, metadata, the parameters' names and shapes,
+//                     files with sizes, checksums and where their parts lie
+//
+// HDF5 writes the files, for any tool to read. This program reads them through the manifest,
+// without HDF5, and believes neither: whatever the bytes are, they are a checkpoint or a
+// CheckpointError.
 //
 // A checkpoint is written to `step-XXXXXXXX.partial`, flushed to disk and renamed: a folder with
 // the final name is whole. It loads on any number of ranks. All ranks must share the folder.
@@ -59,6 +64,9 @@ struct CheckpointMetadata {
   int ranks = 1;                                // that wrote it; filled in when written
   std::string config;                           // the resolved configuration, YAML
   std::map<std::string, std::string> versions;  // of the program and its libraries
+  // What the run's matrix products were computed with (trainer/product_choices.h); words.
+  std::string product_library;                  // that the algorithms are of; empty on the CPU
+  std::map<std::string, std::string> products;  // algorithms by the names of products
 };
 
 // A rank's flat host buffers with what their elements are.
@@ -81,7 +89,7 @@ std::filesystem::path write_checkpoint(Communicator& communicator,
                                        const CheckpointShard& shard);
 
 // Reads manifest.json of a checkpoint folder and checks that the files it names are there with
-// their sizes. Throws CheckpointError.
+// their sizes. Throws CheckpointError, also for one of another version of the format.
 CheckpointMetadata read_metadata(const std::filesystem::path& checkpoint);
 // Checks every byte of every file against the manifest's checksums, files in parallel. One byte
 // that changed anywhere is a CheckpointError that names its file.

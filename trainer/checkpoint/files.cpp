@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <stdio.h>  // renameat2
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -35,24 +36,6 @@ constexpr mode_t file_mode = 0666;  // less the user's umask
                         remedy);
 }
 
-// A descriptor that is closed at the end of the scope.
-class Descriptor {
- public:
-  Descriptor(const fs::path& path, int flags, const char* what)
-      : value_(open(path.c_str(), flags | O_CLOEXEC, file_mode)) {
-    if (value_ < 0) {
-      fail(path, what, errno);
-    }
-  }
-  ~Descriptor() { close(value_); }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return value_; }
-
- private:
-  int value_;
-};
-
 struct StateDeleter {
   void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
 };
@@ -60,27 +43,17 @@ struct StateDeleter {
 }  // namespace
 
 FileDigest digest_file(const fs::path& path) {
-  const Descriptor file(path, O_RDONLY, "cannot be opened");
+  const InputFile file(path);
   const std::unique_ptr<XXH3_state_t, StateDeleter> state(XXH3_createState());
   XXH3_64bits_reset(state.get());
-  std::vector<std::byte> block(block_bytes);
-  FileDigest digest;
-  while (true) {
-    const ssize_t got = read(file.get(), block.data(), block.size());
-    if (got < 0 && errno == EINTR) {
-      continue;
-    }
-    if (got < 0) {
-      fail(path, "cannot be read", errno);
-    }
-    if (got == 0) {
-      break;
-    }
-    XXH3_64bits_update(state.get(), block.data(), static_cast<size_t>(got));
-    digest.bytes += static_cast<uint64_t>(got);
+  std::vector<std::byte> block(std::min<uint64_t>(block_bytes, file.bytes()));
+  for (uint64_t offset = 0; offset < file.bytes(); offset += block.size()) {
+    const auto part =
+        std::span(block).first(std::min<uint64_t>(block.size(), file.bytes() - offset));
+    file.read_at(offset, part);
+    XXH3_64bits_update(state.get(), part.data(), part.size());
   }
-  digest.xxh3 = XXH3_64bits_digest(state.get());
-  return digest;
+  return {file.bytes(), XXH3_64bits_digest(state.get())};
 }
 
 std::string checksum_text(uint64_t xxh3) {
@@ -93,21 +66,53 @@ std::string text_checksum(std::string_view text) {
   return checksum_text(XXH3_64bits(text.data(), text.size()));
 }
 
-OutputFile::OutputFile(const fs::path& path, bool existing)
-    : path_(path),
-      descriptor_(open(path.c_str(), O_WRONLY | O_CLOEXEC | (existing ? 0 : O_CREAT | O_TRUNC),
-                       file_mode)) {
-  if (descriptor_ < 0) {
-    fail(path_, existing ? "cannot be opened for writing" : "cannot be created", errno);
+Descriptor::Descriptor(const fs::path& path, int flags, const char* what)
+    : value_(open(path.c_str(), flags | O_CLOEXEC, file_mode)) {
+  if (value_ < 0) {
+    fail(path, what, errno);
   }
 }
 
-OutputFile::~OutputFile() {
-  close(descriptor_);
+Descriptor::~Descriptor() {
+  close(value_);
 }
 
+InputFile::InputFile(const fs::path& path)
+    : path_(path), descriptor_(path, O_RDONLY, "cannot be opened") {
+  struct stat status {};
+  if (fstat(descriptor_.get(), &status) != 0) {
+    fail(path_, "cannot be read", errno);
+  }
+  bytes_ = static_cast<uint64_t>(status.st_size);
+}
+
+void InputFile::read_at(uint64_t offset, std::span<std::byte> data) const {
+  while (!data.empty()) {
+    const ssize_t got =
+        pread(descriptor_.get(), data.data(), data.size(), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got < 0) {
+      fail(path_, "cannot be read", errno);
+    }
+    if (got == 0) {
+      throw CheckpointError(path_.string() + ": ends before byte " +
+                            std::to_string(offset + data.size()) +
+                            "; the checkpoint is damaged: use an earlier one");
+    }
+    offset += static_cast<uint64_t>(got);
+    data = data.subspan(static_cast<size_t>(got));
+  }
+}
+
+OutputFile::OutputFile(const fs::path& path, bool existing)
+    : path_(path),
+      descriptor_(path, O_WRONLY | (existing ? 0 : O_CREAT | O_TRUNC),
+                  existing ? "cannot be opened for writing" : "cannot be created") {}
+
 void OutputFile::reserve(uint64_t bytes) {
-  if (fallocate(descriptor_, 0, 0, static_cast<off_t>(bytes)) != 0 && errno != EOPNOTSUPP) {
+  if (fallocate(descriptor_.get(), 0, 0, static_cast<off_t>(bytes)) != 0 && errno != EOPNOTSUPP) {
     fail(path_, "cannot be written", errno);
   }
 }
@@ -115,7 +120,8 @@ void OutputFile::reserve(uint64_t bytes) {
 void OutputFile::write_at(uint64_t offset, std::span<const std::byte> data) {
   while (!data.empty()) {
     const size_t wanted = std::min(block_bytes, data.size());
-    const ssize_t written = pwrite(descriptor_, data.data(), wanted, static_cast<off_t>(offset));
+    const ssize_t written =
+        pwrite(descriptor_.get(), data.data(), wanted, static_cast<off_t>(offset));
     if (written < 0 && errno == EINTR) {
       continue;
     }
@@ -123,14 +129,14 @@ void OutputFile::write_at(uint64_t offset, std::span<const std::byte> data) {
       fail(path_, "cannot be written", errno);
     }
     // The disk starts now, and not when `sync` waits for it; what this answers does not matter.
-    sync_file_range(descriptor_, static_cast<off_t>(offset), written, SYNC_FILE_RANGE_WRITE);
+    sync_file_range(descriptor_.get(), static_cast<off_t>(offset), written, SYNC_FILE_RANGE_WRITE);
     offset += static_cast<uint64_t>(written);
     data = data.subspan(static_cast<size_t>(written));
   }
 }
 
 void OutputFile::sync() {
-  if (fsync(descriptor_) != 0) {
+  if (fsync(descriptor_.get()) != 0) {
     fail(path_, "cannot be written to the disk", errno);
   }
 }

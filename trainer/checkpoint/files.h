@@ -23,14 +23,40 @@ FileDigest digest_file(const std::filesystem::path& path);
 std::string text_checksum(std::string_view text);
 std::string checksum_text(uint64_t xxh3);
 
+// An open file's descriptor. `what` is for the message if it cannot be opened.
+class Descriptor {
+ public:
+  Descriptor(const std::filesystem::path& path, int flags, const char* what);
+  ~Descriptor();
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return value_; }
+
+ private:
+  int value_;
+};
+
+// A file being read.
+class InputFile {
+ public:
+  explicit InputFile(const std::filesystem::path& path);
+
+  // The file's size.
+  uint64_t bytes() const { return bytes_; }
+  // Fills `data` with what lies at `offset`: a file that ends before is an error.
+  void read_at(uint64_t offset, std::span<std::byte> data) const;
+
+ private:
+  std::filesystem::path path_;
+  Descriptor descriptor_;
+  uint64_t bytes_;
+};
+
 // A file being written.
 class OutputFile {
  public:
   // A new and empty file, or with `existing` one that is there.
   explicit OutputFile(const std::filesystem::path& path, bool existing = false);
-  ~OutputFile();
-  OutputFile(const OutputFile&) = delete;
-  OutputFile& operator=(const OutputFile&) = delete;
 
   // Takes `bytes` of disk for the file, as far as the file system can: a full disk is found here.
   void reserve(uint64_t bytes);
@@ -41,7 +67,7 @@ class OutputFile {
 
  private:
   std::filesystem::path path_;
-  int descriptor_ = -1;
+  Descriptor descriptor_;
 };
 
 // A new file with this content, on the disk when the function returns.

@@ -65,13 +65,18 @@ std::vector<std::byte> image_of(const Hdf5Id& file, const std::string& name) {
   return image;
 }
 
-Hdf5Id open_hdf5(const std::filesystem::path& path, unsigned flags) {
+Hdf5Id open_hdf5(const std::filesystem::path& path) {
   const char* what = "cannot be opened";
   const Hdf5Id access = owned(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, path.string(), what);
   check_hdf5(H5Pset_libver_bounds(access, H5F_LIBVER_EARLIEST, H5F_LIBVER_V110), path.string(),
              what);
   check_hdf5(H5Pset_alignment(access, alignment_threshold, alignment), path.string(), what);
-  return owned(H5Fopen(path.c_str(), flags, access), H5Fclose, path.string(), what);
+  return owned(H5Fopen(path.c_str(), H5F_ACC_RDWR, access), H5Fclose, path.string(), what);
+}
+
+uint64_t offset_of(const Hdf5Id& dataset) {
+  const haddr_t offset = H5Dget_offset(dataset);
+  return offset == HADDR_UNDEF ? 0 : offset;
 }
 
 void write_attribute(hid_t object, const char* name, long long value, const std::string& file) {

@@ -5,6 +5,7 @@
 #include <hdf5.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <utility>
@@ -60,8 +61,11 @@ Hdf5Id create_in_memory(const std::string& name);
 // The bytes of such a file.
 std::vector<std::byte> image_of(const Hdf5Id& file, const std::string& name);
 
-// Opens a file; flags as for H5Fopen.
-Hdf5Id open_hdf5(const std::filesystem::path& path, unsigned flags);
+// Opens a file of this program's to write into it.
+Hdf5Id open_hdf5(const std::filesystem::path& path);
+
+// Where a dataset's elements lie in its file; 0 if it has none.
+uint64_t offset_of(const Hdf5Id& dataset);
 
 void write_attribute(hid_t object, const char* name, long long value, const std::string& file);
 void write_attribute(hid_t object, const char* name, const std::string& value,

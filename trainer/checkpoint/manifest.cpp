@@ -1,15 +1,18 @@
 #include "trainer/checkpoint/manifest.h"
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cmath>
 #include <fstream>
 #include <iterator>
 #include <limits>
-#include <set>
-#include <span>
+#include <map>
+#include <stdexcept>
 #include <string_view>
 #include <system_error>
+
+#include "trainer/checkpoint/rectangles.h"
 
 namespace gsa {
 namespace {
@@ -17,9 +20,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view format_name = "gsa checkpoint";
-constexpr int64_t format_version = 2;
-constexpr int64_t oldest_version = 1;      // without recent_losses
+constexpr int64_t format_version = 3;
 constexpr int64_t most_ranks = 1'000'000;  // sizes beyond these are not believed
+constexpr int64_t most_elements = int64_t{1} << 62;
 constexpr uintmax_t most_manifest_bytes = 1 << 30;
 
 std::string json_string(std::string_view text) {
@@ -55,10 +58,16 @@ class Reader {
   }
 
   void expect(std::string_view literal) {
-    if (!comes(literal)) {
+    if (!takes(literal)) {
       fail("expected '" + std::string(literal) + "'");
     }
-    position_ += literal.size();
+  }
+
+  // Goes over the literal if it comes.
+  bool takes(std::string_view literal) {
+    const bool found = comes(literal);
+    position_ += found ? literal.size() : 0;
+    return found;
   }
 
   int64_t integer(int64_t least, int64_t most) {
@@ -149,40 +158,155 @@ std::string member(std::string_view name) {
   return "  " + json_string(name) + ": ";
 }
 
-// Numbers that read back to the same bits.
-std::string real_list(std::span<const double> values) {
-  std::string text = "[";
-  for (size_t i = 0; i < values.size(); ++i) {
-    std::array<char, 32> digits{};
-    const auto end = std::to_chars(digits.data(), digits.data() + digits.size(), values[i]).ptr;
-    text += (i == 0 ? "" : ", ") + std::string(digits.data(), end);
+// Values with ", " between them, each written by `text_of`.
+template <typename Values, typename TextOf>
+std::string list(const Values& values, const TextOf& text_of) {
+  std::string text;
+  for (const auto& value : values) {
+    text += text.empty() ? "" : ", ";
+    text += text_of(value);
   }
-  return text + "]";
+  return text;
 }
 
-std::vector<double> parse_reals(Reader& reader) {
-  std::vector<double> values;
-  reader.expect("[");
-  while (!reader.comes("]")) {
-    if (!values.empty()) {
+// Reads such a list, up to `closing`, each value by `parse`.
+template <typename Parse>
+void parse_list(Reader& reader, std::string_view closing, const Parse& parse) {
+  for (bool first = true; !reader.comes(closing); first = false) {
+    if (!first) {
       reader.expect(", ");
     }
-    values.push_back(reader.real());
+    parse();
   }
-  reader.expect("]");
-  return values;
+  reader.expect(closing);
 }
 
-ManifestFile parse_file(Reader& reader) {
-  constexpr int64_t most = std::numeric_limits<int64_t>::max();
-  ManifestFile file;
-  reader.expect("    {\"name\": ");
-  file.name = reader.string();
-  if (file.name.empty() || file.name.find('/') != std::string::npos || file.name == ".." ||
-      file.name == "." || file.name.find('\0') != std::string::npos) {
-    reader.fail("the name of a file must be a plain one");
+// Reads back to the same bits.
+std::string real_text(double value) {
+  std::array<char, 32> digits{};
+  return {digits.data(), std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr};
+}
+
+std::string integer_text(int64_t value) {
+  return std::to_string(value);
+}
+
+using TextMap = std::map<std::string, std::string>;
+
+std::string map_text(const TextMap& map) {
+  return "{" +
+         list(map,
+              [](const auto& entry) {
+                return json_string(entry.first) + ": " + json_string(entry.second);
+              }) +
+         "}";
+}
+
+TextMap parse_map(Reader& reader) {
+  TextMap map;
+  reader.expect("{");
+  parse_list(reader, "}", [&] {
+    const std::string name = reader.string();
+    reader.expect(": ");
+    map[name] = reader.string();
+  });
+  return map;
+}
+
+// They become lines of words, where a blank or a new line would make others of them.
+bool is_word(std::string_view text) {
+  return !text.empty() &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c <= '~'; });
+}
+
+TextMap parse_products(Reader& reader) {
+  TextMap products = parse_map(reader);
+  for (const auto& [name, algorithm] : products) {
+    if (!is_word(name) || !is_word(algorithm)) {
+      reader.fail("the name and the algorithm of a product are a word each");
+    }
   }
-  reader.expect(", \"bytes\": ");
+  return products;
+}
+
+std::string parameter_text(const CheckpointParameter& parameter) {
+  return "    {\"name\": " + json_string(parameter.name) + ", \"shape\": [" +
+         list(parameter.shape, integer_text) + "]}";
+}
+
+CheckpointParameter parse_parameter(Reader& reader) {
+  CheckpointParameter parameter;
+  reader.expect("    {\"name\": ");
+  parameter.name = reader.string();
+  reader.expect(", \"shape\": [");
+  parse_list(reader, "]", [&] { parameter.shape.push_back(reader.integer(1, most_elements)); });
+  reader.expect("}");
+  return parameter;
+}
+
+std::vector<CheckpointParameter> parse_parameters(Reader& reader) {
+  std::vector<CheckpointParameter> parameters;
+  int64_t total = 0;
+  reader.expect("[\n");
+  do {
+    parameters.push_back(parse_parameter(reader));
+    int64_t count = 0;
+    try {
+      count = element_count(parameters.back().shape);
+    } catch (const std::invalid_argument& error) {
+      reader.fail(error.what());
+    }
+    if (count > most_elements - total) {
+      reader.fail("more elements than any model has");
+    }
+    total += count;
+  } while (reader.takes(",\n"));
+  reader.expect("\n  ]");
+  return parameters;
+}
+
+// What a rank's file has beyond name, size and checksum.
+std::string parts_text(const RankFileParts& parts) {
+  std::string text = ", \"elements\": " + std::to_string(parts.elements);
+  for (size_t i = 0; i < flat_buffers.size(); ++i) {
+    text +=
+        std::string(", \"") + flat_buffers[i].dataset + "\": " + std::to_string(parts.buffers[i]);
+  }
+  return text + ", \"rows\": " + std::to_string(parts.rows) +
+         ", \"ranges\": " + std::to_string(parts.ranges);
+}
+
+RankFileParts parse_parts(Reader& reader) {
+  constexpr int64_t most = std::numeric_limits<int64_t>::max();
+  RankFileParts parts;
+  reader.expect(", \"elements\": ");
+  parts.elements = reader.integer(0, most);
+  for (size_t i = 0; i < flat_buffers.size(); ++i) {
+    reader.expect(std::string(", \"") + flat_buffers[i].dataset + "\": ");
+    parts.buffers[i] = static_cast<uint64_t>(reader.integer(0, most));
+  }
+  reader.expect(", \"rows\": ");
+  parts.rows = reader.integer(0, most);
+  reader.expect(", \"ranges\": ");
+  parts.ranges = static_cast<uint64_t>(reader.integer(0, most));
+  return parts;
+}
+
+bool is_of_a_rank(const std::string& name) {
+  return name != model_file_name;
+}
+
+std::string file_text(const ManifestFile& file) {
+  return "    {\"name\": " + json_string(file.name) +
+         ", \"bytes\": " + std::to_string(file.digest.bytes) +
+         ", \"xxh3\": " + json_string(checksum_text(file.digest.xxh3)) +
+         (is_of_a_rank(file.name) ? parts_text(file.parts) : "") + "}";
+}
+
+ManifestFile parse_file(Reader& reader, const std::string& name) {
+  constexpr int64_t most = std::numeric_limits<int64_t>::max();
+  ManifestFile file{.name = name};
+  reader.expect("    {\"name\": " + json_string(name) + ", \"bytes\": ");
   file.digest.bytes = static_cast<uint64_t>(reader.integer(0, most));
   reader.expect(", \"xxh3\": ");
   const std::string checksum = reader.string();
@@ -191,62 +315,55 @@ ManifestFile parse_file(Reader& reader) {
       std::from_chars(checksum.data(), end, file.digest.xxh3, 16).ptr != end) {
     reader.fail("expected a checksum of 16 hexadecimal digits");
   }
+  if (is_of_a_rank(name)) {
+    file.parts = parse_parts(reader);
+    if (!file.parts.fit(file.digest.bytes)) {
+      reader.fail("the parts of " + name + " lie outside of it");
+    }
+  }
   reader.expect("}");
   return file;
 }
 
-// The files must be the model's and one of each rank.
-void require_files(const Manifest& manifest, const Reader& reader) {
-  // Before a number of ranks that is not true makes names for a million of them.
-  if (manifest.files.size() > static_cast<size_t>(manifest.metadata.ranks) + 1) {
-    reader.fail("it lists more files than " + std::to_string(manifest.metadata.ranks) +
-                " ranks have");
+// Every rank's file, and the model's.
+std::vector<ManifestFile> parse_files(Reader& reader, int ranks) {
+  std::vector<ManifestFile> files;
+  reader.expect("[\n");
+  for (int rank = 0; rank < ranks; ++rank) {
+    files.push_back(parse_file(reader, rank_file_name(rank)));
+    reader.expect(",\n");
   }
-  std::set<std::string> missing{model_file_name};
-  for (int rank = 0; rank < manifest.metadata.ranks; ++rank) {
-    missing.insert(rank_file_name(rank));
-  }
-  for (const ManifestFile& file : manifest.files) {
-    if (missing.erase(file.name) == 0) {
-      reader.fail("file " + file.name + " does not belong to a checkpoint of " +
-                  std::to_string(manifest.metadata.ranks) + " ranks");
-    }
-  }
-  if (!missing.empty()) {
-    reader.fail("file " + *missing.begin() + " is not listed");
-  }
+  files.push_back(parse_file(reader, model_file_name));
+  reader.expect("\n  ]");
+  return files;
 }
 
-// The manifest as a program of this version of the format writes it.
-std::string text_in_version(const Manifest& manifest, int64_t format) {
-  const CheckpointMetadata& metadata = manifest.metadata;
-  std::string text = "{\n" + member("format") + json_string(format_name) + ",\n" +
-                     member("version") + std::to_string(format) + ",\n";
-  for (const NumberMember& number : number_members) {
-    text += member(number.name) + std::to_string(metadata.*number.value) + ",\n";
+// Objects on a line each.
+template <typename Objects, typename TextOf>
+std::string lines(const Objects& objects, const TextOf& text_of) {
+  std::string text = "[";
+  for (const auto& object : objects) {
+    text += text.size() == 1 ? "\n" : ",\n";
+    text += text_of(object);
   }
-  if (format > oldest_version) {
-    text += member("recent_losses") + real_list(metadata.recent_losses) + ",\n";
+  return text + "\n  ]";
+}
+
+void require_version(Reader& reader, const std::string& origin) {
+  const std::string opening = "{\n" + member("format") + json_string(format_name) + ",\n";
+  if (!reader.takes(opening)) {
+    throw CheckpointError(origin + ": this is not the manifest of a checkpoint, or it is damaged");
   }
-  text += member("ranks") + std::to_string(metadata.ranks) + ",\n";
-  text += member("config") + json_string(metadata.config) + ",\n";
-  text += member("versions") + "{";
-  const char* separator = "";
-  for (const auto& [name, version] : metadata.versions) {
-    text += separator + json_string(name) + ": " + json_string(version);
-    separator = ", ";
+  reader.expect(member("version"));
+  const int64_t version =
+      reader.integer(std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max());
+  if (version != format_version) {
+    throw CheckpointError(origin + ": written in version " + std::to_string(version) +
+                          " of the format; this program reads version " +
+                          std::to_string(format_version) +
+                          ": use the program that wrote the checkpoint");
   }
-  text += "},\n" + member("files") + "[\n";
-  separator = "";
-  for (const ManifestFile& file : manifest.files) {
-    text += separator;
-    text += "    {\"name\": " + json_string(file.name) +
-            ", \"bytes\": " + std::to_string(file.digest.bytes) +
-            ", \"xxh3\": " + json_string(checksum_text(file.digest.xxh3)) + "}";
-    separator = ",\n";
-  }
-  text += "\n  ],\n";
-  return text + member("xxh3") + json_string(text_checksum(text)) + "\n}\n";
+  reader.expect(",\n");
 }
 
 }  // namespace
@@ -258,66 +375,58 @@ std::string rank_file_name(int rank) {
 }
 
 std::string manifest_text(const Manifest& manifest) {
-  return text_in_version(manifest, format_version);
+  const CheckpointMetadata& metadata = manifest.metadata;
+  std::string text = "{\n" + member("format") + json_string(format_name) + ",\n" +
+                     member("version") + std::to_string(format_version) + ",\n";
+  for (const NumberMember& number : number_members) {
+    text += member(number.name) + std::to_string(metadata.*number.value) + ",\n";
+  }
+  text += member("recent_losses") + "[" + list(metadata.recent_losses, real_text) + "],\n";
+  text += member("ranks") + std::to_string(metadata.ranks) + ",\n";
+  text += member("config") + json_string(metadata.config) + ",\n";
+  text += member("versions") + map_text(metadata.versions) + ",\n";
+  text += member("product_library") + json_string(metadata.product_library) + ",\n";
+  text += member("products") + map_text(metadata.products) + ",\n";
+  text += member("parameters") + lines(manifest.parameters, parameter_text) + ",\n";
+  text += member("files") + lines(manifest.files, file_text) + ",\n";
+  return text + member("xxh3") + json_string(text_checksum(text)) + "\n}\n";
 }
 
 Manifest parse_manifest(std::string_view text, const std::string& origin) {
-  constexpr int64_t least = std::numeric_limits<int64_t>::min();
-  constexpr int64_t most = std::numeric_limits<int64_t>::max();
   Reader reader(text, origin);
-  const std::string opening = "{\n" + member("format") + json_string(format_name) + ",\n";
-  if (!reader.comes(opening)) {
-    throw CheckpointError(origin + ": this is not the manifest of a checkpoint, or it is damaged");
-  }
-  reader.expect(opening);
-  reader.expect(member("version"));
-  const int64_t version = reader.integer(least, most);
-  if (version < oldest_version || version > format_version) {
-    throw CheckpointError(origin + ": written in version " + std::to_string(version) +
-                          " of the format; this program reads versions " +
-                          std::to_string(oldest_version) + " to " + std::to_string(format_version));
-  }
-  reader.expect(",\n");
+  require_version(reader, origin);
   Manifest manifest;
   CheckpointMetadata& metadata = manifest.metadata;
   for (const NumberMember& number : number_members) {
     reader.expect(member(number.name));
-    metadata.*number.value = reader.integer(least, most);
+    metadata.*number.value =
+        reader.integer(std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max());
     reader.expect(",\n");
   }
-  if (version > oldest_version) {
-    reader.expect(member("recent_losses"));
-    metadata.recent_losses = parse_reals(reader);
-    reader.expect(",\n");
-  }
-  reader.expect(member("ranks"));
+  reader.expect(member("recent_losses") + "[");
+  parse_list(reader, "]", [&] { metadata.recent_losses.push_back(reader.real()); });
+  reader.expect(",\n" + member("ranks"));
   metadata.ranks = static_cast<int>(reader.integer(1, most_ranks));
   reader.expect(",\n" + member("config"));
   metadata.config = reader.string();
-  reader.expect(",\n" + member("versions") + "{");
-  while (!reader.comes("}")) {
-    if (!metadata.versions.empty()) {
-      reader.expect(", ");
-    }
-    const std::string name = reader.string();
-    reader.expect(": ");
-    metadata.versions[name] = reader.string();
-  }
-  reader.expect("},\n" + member("files") + "[\n");
-  manifest.files.push_back(parse_file(reader));
-  while (reader.comes(",\n")) {
-    reader.expect(",\n");
-    manifest.files.push_back(parse_file(reader));
-  }
-  reader.expect("\n  ],\n");
+  reader.expect(",\n" + member("versions"));
+  metadata.versions = parse_map(reader);
+  reader.expect(",\n" + member("product_library"));
+  metadata.product_library = reader.string();
+  reader.expect(",\n" + member("products"));
+  metadata.products = parse_products(reader);
+  reader.expect(",\n" + member("parameters"));
+  manifest.parameters = parse_parameters(reader);
+  reader.expect(",\n" + member("files"));
+  manifest.files = parse_files(reader, metadata.ranks);
+  reader.expect(",\n");
   const std::string checksum = text_checksum(text.substr(0, reader.position()));
   reader.expect(member("xxh3") + json_string(checksum) + "\n}\n");
   if (!reader.at_end()) {
     reader.fail("it goes on after its end");
   }
-  require_files(manifest, reader);
   // Numbers and escapes can be written in other ways too: nothing writes them so.
-  if (text_in_version(manifest, version) != text) {
+  if (manifest_text(manifest) != text) {
     reader.fail("it says what it says in other words than it was written in");
   }
   return manifest;

@@ -11,11 +11,8 @@
 namespace gsa {
 namespace {
 
-namespace fs = std::filesystem;
-
 // HDF5 keeps attributes below 64 KiB; a longer text stays in the manifest alone.
 constexpr size_t longest_attribute = 65'000;
-constexpr int most_dimensions = 8;  // of a parameter; more are not believed
 
 // A range with the rank that holds it.
 struct HeldRange {
@@ -147,54 +144,6 @@ std::vector<std::byte> model_image(const CheckpointMetadata& metadata,
     }
   }
   return image_of(file, name);
-}
-
-namespace {
-
-std::string link_name(const Hdf5Id& group, hsize_t index, const std::string& file) {
-  const auto get = [&](char* text, size_t bytes) {
-    const ssize_t length = H5Lget_name_by_idx(group, ".", H5_INDEX_CRT_ORDER, H5_ITER_INC, index,
-                                              text, bytes, H5P_DEFAULT);
-    check_hdf5(length, file, "cannot be read");
-    return static_cast<size_t>(length);
-  };
-  std::string name(get(nullptr, 0), '\0');
-  get(name.data(), name.size() + 1);
-  return name;
-}
-
-std::vector<int64_t> shape_of(const Hdf5Id& dataset, const std::string& file,
-                              const std::string& name) {
-  const Hdf5Id space = owned(H5Dget_space(dataset), H5Sclose, file, name);
-  const int rank = H5Sget_simple_extent_ndims(space);
-  if (rank < 1 || rank > most_dimensions) {
-    throw CheckpointError(file + ": " + name + " has " + std::to_string(rank) +
-                          " dimensions; the file is damaged");
-  }
-  std::vector<hsize_t> dims(static_cast<size_t>(rank));
-  check_hdf5(H5Sget_simple_extent_dims(space, dims.data(), nullptr), file, name);
-  return {dims.begin(), dims.end()};
-}
-
-}  // namespace
-
-std::vector<CheckpointParameter> read_model_parameters(const fs::path& model_file) {
-  const QuietHdf5 quiet;
-  const std::string file_name = model_file.string();
-  const char* group_name = flat_buffers.front().group;
-  const Hdf5Id file = open_hdf5(model_file, H5F_ACC_RDONLY);
-  const Hdf5Id group =
-      owned(H5Gopen2(file, group_name, H5P_DEFAULT), H5Gclose, file_name, group_name);
-  H5G_info_t info;
-  check_hdf5(H5Gget_info(group, &info), file_name, group_name);
-  std::vector<CheckpointParameter> parameters;
-  for (hsize_t i = 0; i < info.nlinks; ++i) {
-    const std::string name = link_name(group, i, file_name);
-    const Hdf5Id dataset =
-        owned(H5Dopen2(group, name.c_str(), H5P_DEFAULT), H5Dclose, file_name, name);
-    parameters.push_back({name, shape_of(dataset, file_name, name)});
-  }
-  return parameters;
 }
 
 }  // namespace gsa

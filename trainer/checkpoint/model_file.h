@@ -1,12 +1,11 @@
-// model.h5: the whole model by name and shape, as virtual datasets over the rank files. For this
-// folder only.
+// model.h5: the whole model by name and shape, as virtual datasets over the rank files, for other
+// tools: this program does not read it. For this folder only.
 //
 //   /parameters/NAME, /first_moment/NAME, /second_moment/NAME   float32, the parameter's shape
 //   attributes of the file: the metadata
 #pragma once
 
 #include <cstddef>
-#include <filesystem>
 #include <vector>
 
 #include "trainer/checkpoint/checkpoint.h"
@@ -19,9 +18,6 @@ namespace gsa {
 std::vector<std::byte> model_image(const CheckpointMetadata& metadata,
                                    std::span<const CheckpointParameter> parameters,
                                    std::span<const RankLayout> layouts);
-
-// Names and shapes in the order in which they were written.
-std::vector<CheckpointParameter> read_model_parameters(const std::filesystem::path& model_file);
 
 // Elements of each parameter.
 std::vector<int64_t> element_counts(std::span<const CheckpointParameter> parameters);

@@ -1,6 +1,8 @@
 #include "trainer/checkpoint/rank_file.h"
 
 #include <algorithm>
+#include <bit>
+#include <type_traits>
 
 #include "trainer/checkpoint/files.h"
 #include "trainer/checkpoint/hdf5_handles.h"
@@ -15,8 +17,15 @@ constexpr const char* ranges_name = "ranges";
 // Disk reserved beyond the buffers: alignment of each and what HDF5 keeps about them.
 constexpr uint64_t reserve_beyond = uint64_t{1} << 16;
 
-void add_ranges(const Hdf5Id& file, std::span<const CheckpointRange> ranges,
-                const std::string& name) {
+// The files are little-endian and read as they lie, the table as an array of ranges.
+static_assert(std::endian::native == std::endian::little);
+static_assert(std::is_trivially_copyable_v<CheckpointRange> &&
+              sizeof(CheckpointRange) == range_columns * sizeof(int64_t) &&
+              sizeof(size_t) == sizeof(int64_t));
+
+// Adds the table. Returns its place.
+uint64_t add_ranges(const Hdf5Id& file, std::span<const CheckpointRange> ranges,
+                    const std::string& name) {
   std::vector<int64_t> table;
   for (const CheckpointRange& range : ranges) {
     table.insert(table.end(),
@@ -33,12 +42,15 @@ void add_ranges(const Hdf5Id& file, std::span<const CheckpointRange> ranges,
     check_hdf5(H5Dwrite(dataset, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, table.data()),
                name, ranges_name);
   }
+  return offset_of(dataset);
 }
 
-// The file without room for its buffers.
-std::vector<std::byte> outline(const CheckpointShard& shard, const std::string& name) {
+// The file without room for its buffers. Notes in `parts` where the table lies.
+std::vector<std::byte> outline(const CheckpointShard& shard, const std::string& name,
+                               RankFileParts& parts) {
   const Hdf5Id file = create_in_memory(name);
-  add_ranges(file, shard.ranges, name);
+  parts.rows = static_cast<int64_t>(shard.ranges.size());
+  parts.ranges = add_ranges(file, shard.ranges, name);
   const Hdf5Id creation = owned(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, name, "buffers");
   check_hdf5(H5Pset_alloc_time(creation, H5D_ALLOC_TIME_LATE), name, "buffers");
   check_hdf5(H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER), name, "buffers");
@@ -66,17 +78,18 @@ uint64_t place(const Hdf5Id& file, const char* dataset_name, std::span<const flo
   const Hdf5Id memory = owned(H5Screate_simple(1, &one, nullptr), H5Sclose, name, dataset_name);
   check_hdf5(H5Dwrite(dataset, H5T_NATIVE_FLOAT, memory, space, H5P_DEFAULT, &values.back()), name,
              dataset_name);
-  const haddr_t offset = H5Dget_offset(dataset);
-  check_hdf5(offset == HADDR_UNDEF ? -1 : 0, name, dataset_name);
+  const uint64_t offset = offset_of(dataset);
+  check_hdf5(offset == 0 ? -1 : 0, name, dataset_name);
   return offset;
 }
 
 }  // namespace
 
-void write_rank_file(const fs::path& path, const CheckpointShard& shard) {
+RankFileParts write_rank_file(const fs::path& path, const CheckpointShard& shard) {
   const QuietHdf5 quiet;
   const std::string name = path.string();
-  const std::vector<std::byte> image = outline(shard, name);
+  RankFileParts parts{.elements = static_cast<int64_t>(shard.master.size())};
+  const std::vector<std::byte> image = outline(shard, name, parts);
   uint64_t bytes = image.size() + reserve_beyond;
   for (const FlatBuffer& buffer : flat_buffers) {
     bytes += (shard.*buffer.values).size_bytes();
@@ -86,73 +99,50 @@ void write_rank_file(const fs::path& path, const CheckpointShard& shard) {
     file.reserve(bytes);
     file.write_at(0, image);
   }
-  std::array<uint64_t, flat_buffers.size()> offsets{};
   if (!shard.master.empty()) {
-    Hdf5Id file = open_hdf5(path, H5F_ACC_RDWR);
+    Hdf5Id file = open_hdf5(path);
     for (size_t i = 0; i < flat_buffers.size(); ++i) {
-      offsets[i] = place(file, flat_buffers[i].dataset, shard.*flat_buffers[i].values, name);
+      parts.buffers[i] = place(file, flat_buffers[i].dataset, shard.*flat_buffers[i].values, name);
     }
     check_hdf5(file.close() ? 0 : -1, name, "cannot be laid out");
   }
   OutputFile file(path, /*existing=*/true);
   for (size_t i = 0; i < flat_buffers.size(); ++i) {
-    file.write_at(offsets[i], std::as_bytes(shard.*flat_buffers[i].values));
+    file.write_at(parts.buffers[i], std::as_bytes(shard.*flat_buffers[i].values));
   }
   file.sync();
+  return parts;
 }
 
 namespace {
 
-// Elements of a one-dimensional float32 dataset.
-int64_t buffer_size(const Hdf5Id& dataset, const std::string& file, const char* name) {
-  const Hdf5Id space = owned(H5Dget_space(dataset), H5Sclose, file, name);
-  hsize_t elements = 0;
-  if (H5Sget_simple_extent_ndims(space) != 1 ||
-      H5Sget_simple_extent_dims(space, &elements, nullptr) != 1 ||
-      elements > static_cast<hsize_t>(INT64_MAX)) {
-    throw CheckpointError(file + ": " + name + " is not a flat buffer; the file is damaged");
+void require_parts(const RankFileParts& parts, const InputFile& file, const std::string& name) {
+  if (!parts.fit(file.bytes())) {
+    throw CheckpointError(name + ": its parts lie outside of its " + std::to_string(file.bytes()) +
+                          " bytes; the checkpoint is damaged: use an earlier one");
   }
-  return static_cast<int64_t>(elements);
 }
 
-std::vector<int64_t> read_table(const Hdf5Id& file, const std::string& name) {
-  const Hdf5Id dataset =
-      owned(H5Dopen2(file, ranges_name, H5P_DEFAULT), H5Dclose, name, ranges_name);
-  const Hdf5Id space = owned(H5Dget_space(dataset), H5Sclose, name, ranges_name);
-  std::array<hsize_t, 2> dims{};
-  // What lies in the file bounds what is allocated: the table's own word is not enough.
-  if (H5Sget_simple_extent_ndims(space) != 2 ||
-      H5Sget_simple_extent_dims(space, dims.data(), nullptr) != 2 || dims[1] != range_columns ||
-      dims[0] > H5Dget_storage_size(dataset) / (range_columns * sizeof(int64_t))) {
-    throw CheckpointError(name + ": " + ranges_name + " is not a table; the file is damaged");
-  }
-  std::vector<int64_t> table(dims[0] * range_columns);
-  if (!table.empty()) {
-    check_hdf5(H5Dread(dataset, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, table.data()),
-               name, ranges_name);
-  }
-  return table;
-}
-
-RankLayout read_layout(const Hdf5Id& file, const std::string& name,
-                       std::span<const int64_t> counts) {
-  const char* master = flat_buffers.front().dataset;
-  const Hdf5Id dataset = owned(H5Dopen2(file, master, H5P_DEFAULT), H5Dclose, name, master);
-  RankLayout layout;
-  layout.elements = buffer_size(dataset, name, master);
-  const std::vector<int64_t> table = read_table(file, name);
-  for (size_t row = 0; row < table.size(); row += range_columns) {
-    const CheckpointRange range{static_cast<size_t>(table[row]), table[row + 1], table[row + 2],
-                                table[row + 3]};
+std::vector<CheckpointRange> read_ranges(const InputFile& file, const RankFileParts& parts,
+                                         const std::string& name, std::span<const int64_t> counts) {
+  std::vector<CheckpointRange> ranges(static_cast<size_t>(parts.rows));
+  file.read_at(parts.ranges, std::as_writable_bytes(std::span(ranges)));
+  int64_t room = parts.elements;
+  for (size_t row = 0; row < ranges.size(); ++row) {
+    const CheckpointRange& range = ranges[row];
     if (range.parameter >= counts.size() || range.begin < 0 || range.end < range.begin ||
         range.end > counts[range.parameter] || range.offset < 0 ||
-        range.offset > layout.elements - (range.end - range.begin)) {
-      throw CheckpointError(name + ": row " + std::to_string(row / range_columns) + " of " +
-                            ranges_name + " lies outside of its parameter; the file is damaged");
+        range.offset > parts.elements - (range.end - range.begin)) {
+      throw CheckpointError(name + ": row " + std::to_string(row) + " of " + ranges_name +
+                            " lies outside of its parameter; the file is damaged");
     }
-    layout.ranges.push_back(range);
+    room -= range.end - range.begin;
+    if (room < 0) {
+      throw CheckpointError(name + ": " + ranges_name + " names more than the file's " +
+                            std::to_string(parts.elements) + " elements; the file is damaged");
+    }
   }
-  return layout;
+  return ranges;
 }
 
 // A run of elements that a file has and a shard wants.
@@ -162,14 +152,14 @@ struct Piece {
   int64_t count;
 };
 
-std::vector<Piece> common_pieces(const RankLayout& layout, const CheckpointShard& shard) {
-  std::vector<std::vector<const CheckpointRange*>> wanted(shard.parameters.size());
-  for (const CheckpointRange& range : shard.ranges) {
-    wanted.at(range.parameter).push_back(&range);
-  }
+std::vector<Piece> common_pieces(std::span<const CheckpointRange> stored,
+                                 std::span<const CheckpointRange> wanted) {
   std::vector<Piece> pieces;
-  for (const CheckpointRange& there : layout.ranges) {
-    for (const CheckpointRange* here : wanted[there.parameter]) {
+  for (const CheckpointRange& there : stored) {
+    auto here = std::lower_bound(
+        wanted.begin(), wanted.end(), there.parameter,
+        [](const CheckpointRange& range, size_t parameter) { return range.parameter < parameter; });
+    for (; here != wanted.end() && here->parameter == there.parameter; ++here) {
       const int64_t begin = std::max(there.begin, here->begin);
       const int64_t end = std::min(there.end, here->end);
       if (begin < end) {
@@ -181,48 +171,45 @@ std::vector<Piece> common_pieces(const RankLayout& layout, const CheckpointShard
   return pieces;
 }
 
-void read_pieces(const Hdf5Id& file, const std::string& name, const char* dataset_name,
-                 int64_t elements, std::span<const Piece> pieces, std::span<float> values) {
-  const Hdf5Id dataset =
-      owned(H5Dopen2(file, dataset_name, H5P_DEFAULT), H5Dclose, name, dataset_name);
-  if (buffer_size(dataset, name, dataset_name) != elements) {
-    throw CheckpointError(name + ": " + dataset_name +
-                          " has not the size of the master weights; the file is damaged");
-  }
-  const Hdf5Id space = owned(H5Dget_space(dataset), H5Sclose, name, dataset_name);
-  for (const Piece& piece : pieces) {
-    const auto start = static_cast<hsize_t>(piece.file_offset);
-    const auto count = static_cast<hsize_t>(piece.count);
-    check_hdf5(H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, nullptr, &count, nullptr), name,
-               dataset_name);
-    const Hdf5Id memory = owned(H5Screate_simple(1, &count, nullptr), H5Sclose, name, dataset_name);
-    float* target = values.data() + piece.shard_offset;
-    check_hdf5(H5Dread(dataset, H5T_NATIVE_FLOAT, memory, space, H5P_DEFAULT, target), name,
-               dataset_name);
-  }
-}
-
 }  // namespace
 
-RankLayout read_rank_layout(const fs::path& path, std::span<const int64_t> counts) {
-  const QuietHdf5 quiet;
-  return read_layout(open_hdf5(path, H5F_ACC_RDONLY), path.string(), counts);
+bool RankFileParts::fit(uint64_t bytes) const {
+  const auto lies_inside = [bytes](uint64_t offset, int64_t count, uint64_t size) {
+    return count >= 0 && static_cast<uint64_t>(count) <= bytes / size &&
+           offset <= bytes - static_cast<uint64_t>(count) * size;
+  };
+  return lies_inside(ranges, rows, sizeof(CheckpointRange)) &&
+         std::all_of(buffers.begin(), buffers.end(),
+                     [&](uint64_t offset) { return lies_inside(offset, elements, sizeof(float)); });
 }
 
-int64_t read_rank_file(const fs::path& path, std::span<const int64_t> counts,
-                       const CheckpointShard& shard) {
-  const QuietHdf5 quiet;
-  const Hdf5Id file = open_hdf5(path, H5F_ACC_RDONLY);
-  const RankLayout layout = read_layout(file, path.string(), counts);
-  const std::vector<Piece> pieces = common_pieces(layout, shard);
+RankLayout read_rank_layout(const fs::path& path, const RankFileParts& parts,
+                            std::span<const int64_t> counts) {
+  const InputFile file(path);
+  require_parts(parts, file, path.string());
+  return {parts.elements, read_ranges(file, parts, path.string(), counts)};
+}
+
+int64_t read_rank_file(const fs::path& path, const RankFileParts& parts,
+                       std::span<const int64_t> counts, const CheckpointShard& shard) {
+  const InputFile file(path);
+  require_parts(parts, file, path.string());
+  const std::vector<Piece> pieces =
+      common_pieces(read_ranges(file, parts, path.string(), counts), shard.ranges);
   int64_t copied = 0;
   for (const Piece& piece : pieces) {
     copied += piece.count;
   }
-  for (const FlatBuffer& buffer : flat_buffers) {
-    const std::span<float> values = shard.*buffer.values;
-    if (!values.empty() && copied > 0) {
-      read_pieces(file, path.string(), buffer.dataset, layout.elements, pieces, values);
+  for (size_t i = 0; i < flat_buffers.size(); ++i) {
+    const std::span<float> values = shard.*flat_buffers[i].values;
+    if (values.empty()) {
+      continue;
+    }
+    for (const Piece& piece : pieces) {
+      const auto target =
+          values.subspan(static_cast<size_t>(piece.shard_offset), static_cast<size_t>(piece.count));
+      file.read_at(parts.buffers[i] + static_cast<uint64_t>(piece.file_offset) * sizeof(float),
+                   std::as_writable_bytes(target));
     }
   }
   return copied;

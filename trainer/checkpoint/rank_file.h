@@ -1,5 +1,5 @@
-// rank-XXXX.h5: one rank's flat buffers, and which parts of which parameters they hold. For this
-// folder only.
+// rank-XXXX.h5: one rank's flat buffers, and which parts of which parameters they hold. Laid out by
+// HDF5, read without it. For this folder only.
 //
 //   /master, /first_moment, /second_moment   float32 [elements], contiguous
 //   /ranges                                  int64 [n, 4]: parameter, begin, end, offset
@@ -25,6 +25,19 @@ inline constexpr std::array<FlatBuffer, 3> flat_buffers{
     FlatBuffer{"first_moment", "first_moment", &CheckpointShard::first_moment},
     FlatBuffer{"second_moment", "second_moment", &CheckpointShard::second_moment}};
 
+// Where the parts of a rank file lie, in bytes from its beginning; 0 where there is nothing. The
+// manifest keeps it: whoever knows it needs no HDF5 to read the file.
+struct RankFileParts {
+  int64_t elements = 0;                                    // of each flat buffer
+  std::array<uint64_t, flat_buffers.size()> buffers = {};  // in the order of flat_buffers
+  int64_t rows = 0;                                        // of the table
+  uint64_t ranges = 0;
+
+  bool operator==(const RankFileParts&) const = default;
+  // Whether they can lie in a file of so many bytes.
+  bool fit(uint64_t bytes) const;
+};
+
 // Which part of the model a rank file holds.
 struct RankLayout {
   int64_t elements = 0;  // of each flat buffer
@@ -33,15 +46,18 @@ struct RankLayout {
 
 // Writes the file and has it on the disk when it returns. Throws CheckpointError; on a full disk
 // HDF5 is never the one to notice, because after a failed write it cannot be left in peace.
-void write_rank_file(const std::filesystem::path& path, const CheckpointShard& shard);
+RankFileParts write_rank_file(const std::filesystem::path& path, const CheckpointShard& shard);
 
-// Reads what the file holds. Throws CheckpointError unless every range lies inside the file's
-// buffers and inside its parameter (`counts`: elements of each).
-RankLayout read_rank_layout(const std::filesystem::path& path, std::span<const int64_t> counts);
+// Reads what the file holds. Neither the file nor `parts` are believed: throws CheckpointError
+// unless the parts lie inside the file, and every range inside the file's buffers and its parameter
+// (`counts`: elements of each), all of them together no larger than a buffer.
+RankLayout read_rank_layout(const std::filesystem::path& path, const RankFileParts& parts,
+                            std::span<const int64_t> counts);
 
 // Copies what the file and the shard have in common into the shard's buffers, those of them that
-// are not empty. Returns the number of elements copied to each.
-int64_t read_rank_file(const std::filesystem::path& path, std::span<const int64_t> counts,
-                       const CheckpointShard& shard);
+// are not empty. The shard's ranges come in the order of their parameters. Returns the number of
+// elements copied to each buffer. Throws like read_rank_layout.
+int64_t read_rank_file(const std::filesystem::path& path, const RankFileParts& parts,
+                       std::span<const int64_t> counts, const CheckpointShard& shard);
 
 }  // namespace gsa

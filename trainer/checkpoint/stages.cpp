@@ -21,6 +21,28 @@ namespace fs = std::filesystem;
 constexpr char done_mark = '+';
 constexpr char failed_mark = '-';
 
+// A rank's file on its way to rank 0, as text.
+std::string text_of(const FileDigest& digest, const RankFileParts& parts) {
+  std::ostringstream text;
+  text << digest.bytes << " " << digest.xxh3 << " " << parts.elements << " " << parts.rows << " "
+       << parts.ranges;
+  for (const uint64_t offset : parts.buffers) {
+    text << " " << offset;
+  }
+  return text.str();
+}
+
+ManifestFile parse_part(const std::string& name, const std::string& text) {
+  ManifestFile file{.name = name};
+  RankFileParts& parts = file.parts;
+  std::istringstream numbers(text);
+  numbers >> file.digest.bytes >> file.digest.xxh3 >> parts.elements >> parts.rows >> parts.ranges;
+  for (uint64_t& offset : parts.buffers) {
+    numbers >> offset;
+  }
+  return file;
+}
+
 std::string hdf5_version() {
   std::array<unsigned, 3> numbers{};
   H5get_libversion(numbers.data(), &numbers[1], &numbers[2]);
@@ -164,9 +186,8 @@ void begin_folder(const fs::path& folder) {
 std::string write_part(const fs::path& folder, int rank, const CheckpointShard& shard) {
   const std::string name = rank_file_name(rank);
   const fs::path path = partial_folder(folder) / name;
-  write_rank_file(path, shard);
-  const FileDigest digest = digest_file(path);
-  return std::to_string(digest.bytes) + " " + std::to_string(digest.xxh3);
+  const RankFileParts parts = write_rank_file(path, shard);
+  return text_of(digest_file(path), parts);
 }
 
 void finish_folder(const fs::path& folder, CheckpointMetadata metadata,
@@ -175,24 +196,22 @@ void finish_folder(const fs::path& folder, CheckpointMetadata metadata,
   const fs::path partial = partial_folder(folder);
   metadata.ranks = static_cast<int>(parts.size());
   metadata.versions["hdf5"] = hdf5_version();
-  Manifest manifest{metadata, {}};
+  Manifest manifest{metadata, {parameters.begin(), parameters.end()}, {}};
   const std::vector<int64_t> counts = element_counts(parameters);
   std::vector<RankLayout> layouts;
   for (int rank = 0; rank < metadata.ranks; ++rank) {
-    const std::string name = rank_file_name(rank);
-    FileDigest digest;
-    std::istringstream(parts[static_cast<size_t>(rank)]) >> digest.bytes >> digest.xxh3;
+    const ManifestFile file = parse_part(rank_file_name(rank), parts[static_cast<size_t>(rank)]);
     std::error_code error;
-    if (fs::file_size(partial / name, error) != digest.bytes || error) {
-      throw CheckpointError((partial / name).string() + ": rank 0 does not see what rank " +
+    if (fs::file_size(partial / file.name, error) != file.digest.bytes || error) {
+      throw CheckpointError((partial / file.name).string() + ": rank 0 does not see what rank " +
                             std::to_string(rank) + " wrote; all ranks must share the run's folder");
     }
-    manifest.files.push_back({name, digest});
-    layouts.push_back(read_rank_layout(partial / name, counts));
+    layouts.push_back(read_rank_layout(partial / file.name, file.parts, counts));
+    manifest.files.push_back(file);
   }
   const fs::path model = partial / model_file_name;
   write_file(model, model_image(metadata, parameters, layouts));
-  manifest.files.push_back({model_file_name, digest_file(model)});
+  manifest.files.push_back({model_file_name, digest_file(model), {}});
   const std::string text = manifest_text(manifest);
   write_file(partial / manifest_name, std::as_bytes(std::span(text)));
   sync_directory(partial);

@@ -58,8 +58,9 @@ class StepBench {
     host_batch_ = random_batch(config, session.communicator->rank());
     const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
     const auto view = sequences.view(session.device);
-    prepare_products(session, engine_.stream(),
-                     plan_training(config.model, engine_.options(), view));
+    const PassCost cost = plan_training(config.model, engine_.options(), view);
+    require_room(session, cost);
+    prepare_products(session, engine_.stream(), cost, /*remembered=*/{});
     engine_.reserve_training(view);
     hooks_[0].before_use = [this](int bucket) { optimizer_.wait_for_weights(bucket); };
     hooks_[0].gradients_begin = [this](int bucket) { optimizer_.begin_gradients(bucket); };

@@ -46,6 +46,10 @@ int inspect_checkpoint(const std::filesystem::path& path) {
   for (const auto& [name, version] : metadata.versions) {
     std::printf("  %s %s\n", name.c_str(), version.c_str());
   }
+  if (!metadata.products.empty()) {
+    std::printf("  algorithms of %zu matrix products, for %s\n", metadata.products.size(),
+                metadata.product_library.c_str());
+  }
   int64_t total = 0;
   for (const CheckpointParameter& parameter : read_parameters(path)) {
     int64_t count = 1;

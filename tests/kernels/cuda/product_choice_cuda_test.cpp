@@ -36,6 +36,22 @@ TEST_F(CudaProductChoice, EveryChoiceIsAsOnTheCpu) {
   });
 }
 
+TEST_F(CudaProductChoice, TheFirstProposalIsWhatIsTakenWithoutAChoice) {
+  Bench bench(Device::cuda, DType::bfloat16, true);
+  const Matmul args = product(bench);
+  const auto bits = [&] {
+    matmul(bench.stream(), args);
+    std::vector<uint16_t> values(static_cast<size_t>(args.c.count()));
+    copy(bench.stream(), args.c,
+         {values.data(), args.c.dtype(), Device::cpu, {args.c.dim(0), args.c.dim(1)}});
+    bench.stream().synchronize();
+    return values;
+  };
+  const std::vector<uint16_t> unchosen = bits();
+  EXPECT_TRUE(choose_product(bench.stream(), args, first_proposal(bench.stream(), args)));
+  EXPECT_EQ(bits(), unchosen);
+}
+
 TEST_F(CudaProductChoice, NonsenseIsNotTaken) {
   Bench bench(Device::cuda, DType::bfloat16, true);
   const Matmul args = product(bench);

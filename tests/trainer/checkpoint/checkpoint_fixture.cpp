@@ -143,6 +143,8 @@ CheckpointMetadata metadata_at(int64_t step) {
   metadata.seed = -7;
   metadata.config = "run:\n  name: \"tést\\n\"\n\ttab\x01\n";
   metadata.versions = {{"gsa", "0.1.0"}, {"compiler", "gcc \"12\""}};
+  metadata.product_library = "NVIDIA H200, cuBLASLt 130100";
+  metadata.products = {{"16384_2048_1", "00ff"}, {"32_8_1", "1234"}};
   return metadata;
 }
 

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <hdf5.h>
 #include <sys/resource.h>
 
 #include <array>
@@ -13,8 +14,10 @@
 #include <fstream>
 #include <memory>
 #include <numeric>
+#include <utility>
 
 #include "tests/trainer/checkpoint/checkpoint_fixture.h"
+#include "trainer/checkpoint/manifest.h"
 
 namespace gsa {
 namespace {
@@ -57,6 +60,8 @@ TEST(Checkpoint, KeepsItsMetadata) {
   EXPECT_EQ(got.versions.count("hdf5"), 1U);
   got.versions.erase("hdf5");
   EXPECT_EQ(got.versions, wanted.versions);
+  EXPECT_EQ(got.product_library, wanted.product_library);
+  EXPECT_EQ(got.products, wanted.products);
 }
 
 TEST(Checkpoint, NamesItsParametersInOrder) {
@@ -73,6 +78,28 @@ TEST(Checkpoint, NamesItsParametersInOrder) {
 TEST(Checkpoint, IsReadByHdf5AsWholeMatrices) {
   const TemporaryFolder folder;
   EXPECT_EQ(mismatches_through_hdf5(write_small(folder.path(), 1) / "model.h5"), 0);
+}
+
+TEST(Checkpoint, SaysInItsManifestWhereHdf5HasThings) {
+  const TemporaryFolder folder;
+  const fs::path checkpoint = write_small(folder.path(), 1);
+  const RankFileParts parts = read_manifest(checkpoint).files.front().parts;
+  const hid_t file = H5Fopen((checkpoint / "rank-0000.h5").c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+  const auto offset_and_size = [file](const char* name) {
+    const hid_t dataset = H5Dopen2(file, name, H5P_DEFAULT);
+    const std::pair<uint64_t, uint64_t> place(H5Dget_offset(dataset), H5Dget_storage_size(dataset));
+    H5Dclose(dataset);
+    return place;
+  };
+  const uint64_t buffer_bytes = static_cast<uint64_t>(parts.elements) * sizeof(float);
+  EXPECT_GT(parts.elements, 0);
+  EXPECT_EQ(offset_and_size("master"), std::pair(parts.buffers[0], buffer_bytes));
+  EXPECT_EQ(offset_and_size("first_moment"), std::pair(parts.buffers[1], buffer_bytes));
+  EXPECT_EQ(offset_and_size("second_moment"), std::pair(parts.buffers[2], buffer_bytes));
+  EXPECT_EQ(parts.rows, static_cast<int64_t>(small_model().size()));
+  EXPECT_EQ(offset_and_size("ranges"),
+            std::pair(parts.ranges, static_cast<uint64_t>(parts.rows) * 4 * sizeof(int64_t)));
+  H5Fclose(file);
 }
 
 TEST(Checkpoint, IsReadByH5pyAndH5dump) {

@@ -21,10 +21,25 @@ Manifest sample() {
   manifest.metadata.ranks = 2;
   manifest.metadata.config = "a: \"quoted\\\"\n\tb: tést\x01\n";
   manifest.metadata.versions = {{"gsa", "0.1"}, {"hdf5", "1.10.8"}};
-  manifest.files = {{"rank-0000.h5", {10, 0xffffffffffffffffU}},
-                    {"rank-0001.h5", {11, 1}},
-                    {"model.h5", {12, 0}}};
+  manifest.metadata.product_library = "NVIDIA H200, cuBLASLt 130100";
+  manifest.metadata.products = {{"16384_2048_1", "00ff"}};
+  manifest.parameters = {{"embeddings", {37, 13}}, {"a \"scale\"", {1}}};
+  const RankFileParts parts{
+      .elements = 241, .buffers = {4096, 8192, 12288}, .rows = 2, .ranges = 800};
+  manifest.files = {{"rank-0000.h5", {13252, 0xffffffffffffffffU}, parts},
+                    {"rank-0001.h5", {11, 1}, {}},
+                    {"model.h5", {12, 0}, {}}};
   return manifest;
+}
+
+// The sample with another text in place of one of its own, and the right checksum.
+std::string changed(const std::string& from, const std::string& to) {
+  std::string text = manifest_text(sample());
+  const size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  text.replace(at, from.size(), to);
+  text.resize(text.rfind("  \"xxh3\": "));
+  return text + "  \"xxh3\": \"" + text_checksum(text) + "\"\n}\n";
 }
 
 std::string error_of(const std::string& text) {
@@ -45,23 +60,14 @@ TEST(Manifest, ReadsBackWhatItWrites) {
   EXPECT_EQ(manifest.metadata.recent_losses, sample().metadata.recent_losses);
   EXPECT_EQ(manifest.metadata.ranks, 2);
   EXPECT_EQ(manifest.metadata.versions, sample().metadata.versions);
+  EXPECT_EQ(manifest.metadata.product_library, sample().metadata.product_library);
+  EXPECT_EQ(manifest.metadata.products, sample().metadata.products);
+  ASSERT_EQ(manifest.parameters.size(), 2U);
+  EXPECT_EQ(manifest.parameters[0].shape, sample().parameters[0].shape);
+  EXPECT_EQ(manifest.parameters[1].name, sample().parameters[1].name);
   ASSERT_EQ(manifest.files.size(), 3U);
   EXPECT_EQ(manifest.files[0].digest, sample().files[0].digest);
-}
-
-TEST(Manifest, ReadsVersion1) {
-  // As the first version of this program wrote it.
-  const std::string text =
-      "{\n  \"format\": \"gsa checkpoint\",\n  \"version\": 1,\n  \"step\": 10,\n"
-      "  \"optimizer_step\": 9,\n  \"tokens_seen\": 2560,\n  \"next_sample\": 80,\n"
-      "  \"seed\": 1,\n  \"ranks\": 1,\n  \"config\": \"x\",\n  \"versions\": {},\n"
-      "  \"files\": [\n"
-      "    {\"name\": \"rank-0000.h5\", \"bytes\": 1, \"xxh3\": \"0000000000000001\"},\n"
-      "    {\"name\": \"model.h5\", \"bytes\": 2, \"xxh3\": \"0000000000000002\"}\n  ],\n";
-  const Manifest manifest =
-      parse_manifest(text + "  \"xxh3\": \"" + text_checksum(text) + "\"\n}\n", "manifest.json");
-  EXPECT_EQ(manifest.metadata.step, 10);
-  EXPECT_TRUE(manifest.metadata.recent_losses.empty());
+  EXPECT_EQ(manifest.files[0].parts, sample().files[0].parts);
 }
 
 TEST(Manifest, FindsEveryChangedBit) {
@@ -86,25 +92,62 @@ TEST(Manifest, FindsEveryTruncationAndAddition) {
 TEST(Manifest, SaysWhatAForeignFileIs) {
   EXPECT_THAT(error_of("{\"weights\": [1, 2]}"),
               HasSubstr("here/manifest.json: this is not the manifest of a checkpoint"));
-  std::string newer = manifest_text(sample());
-  const std::string version = "\"version\": 2";
-  newer.replace(newer.find(version), version.size(), "\"version\": 3");
-  EXPECT_THAT(error_of(newer), HasSubstr("written in version 3 of the format"));
-}
-
-TEST(Manifest, TakesNoPathsForNames) {
-  Manifest manifest = sample();
-  manifest.files[0].name = "../rank-0000.h5";
-  EXPECT_THAT(error_of(manifest_text(manifest)), HasSubstr("must be a plain one"));
+  for (const char* version : {"1", "2", "4", "-3"}) {
+    EXPECT_THAT(error_of(changed("\"version\": 3", std::string("\"version\": ") + version)),
+                HasSubstr(std::string("written in version ") + version +
+                          " of the format; this program reads version 3"));
+  }
 }
 
 TEST(Manifest, KnowsWhichFilesBelongToACheckpoint) {
-  Manifest missing = sample();
-  missing.files.pop_back();
-  EXPECT_THAT(error_of(manifest_text(missing)), HasSubstr("model.h5 is not listed"));
-  Manifest twice = sample();
-  twice.files[1] = twice.files[0];
-  EXPECT_THAT(error_of(manifest_text(twice)), HasSubstr("rank-0000.h5 does not belong"));
+  for (const char* other : {"../rank-0000.h5", "rank-0001.h5", "model.h5"}) {
+    EXPECT_THAT(error_of(changed("rank-0000.h5", other)), HasSubstr("\"rank-0000.h5\""));
+  }
+  EXPECT_THAT(error_of(changed("\"ranks\": 2", "\"ranks\": 1")), HasSubstr("\"model.h5\""));
+  EXPECT_THAT(error_of(changed("\"ranks\": 2", "\"ranks\": 3")), HasSubstr("\"rank-0002.h5\""));
+}
+
+TEST(Manifest, PartsLieInTheirFile) {
+  const std::string outside = "the parts of rank-0000.h5 lie outside of it";
+  EXPECT_THAT(error_of(changed("\"bytes\": 13252", "\"bytes\": 13251")), HasSubstr(outside));
+  EXPECT_THAT(error_of(changed("\"elements\": 241", "\"elements\": 242")), HasSubstr(outside));
+  EXPECT_THAT(error_of(changed("\"elements\": 241", "\"elements\": 9223372036854775807")),
+              HasSubstr(outside));
+  EXPECT_THAT(error_of(changed("\"ranges\": 800", "\"ranges\": 9223372036854775807")),
+              HasSubstr(outside));
+  EXPECT_THAT(error_of(changed("\"rows\": 2", "\"rows\": 576460752303423488")), HasSubstr(outside));
+  EXPECT_THAT(error_of(changed("\"elements\": 241", "\"elements\": -1")),
+              HasSubstr("expected a number from 0"));
+}
+
+TEST(Manifest, ProductsAndTheirAlgorithmsAreWords) {
+  for (const char* other : {"", "00 ff", "00ff\\n", "\\u0000", "00\\u0009ff", "tést"}) {
+    EXPECT_THAT(error_of(changed("\"00ff\"", std::string("\"") + other + "\"")),
+                HasSubstr("are a word each"));
+    EXPECT_THAT(error_of(changed("\"16384_2048_1\"", std::string("\"") + other + "\"")),
+                HasSubstr("are a word each"));
+  }
+}
+
+TEST(Manifest, ParametersCanBeCounted) {
+  EXPECT_THAT(error_of(changed("[37, 13]", "[4611686018427387904, 13]")), HasSubstr("dimension"));
+  EXPECT_THAT(error_of(changed("[37, 13]", "[4611686018427387904]")),
+              HasSubstr("more elements than any model has"));
+  EXPECT_THAT(error_of(changed("[37, 13]", "[37, 0]")), HasSubstr("expected a number from 1"));
+  EXPECT_THAT(error_of(changed("[37, 13]", "[]")), HasSubstr("at least one dimension"));
+}
+
+TEST(Manifest, OfAHundredThousandRanksIsRead) {
+  // In seconds: anything quadratic would take minutes.
+  Manifest manifest = sample();
+  manifest.metadata.ranks = 100'000;
+  manifest.files.clear();
+  for (int rank = 0; rank < manifest.metadata.ranks; ++rank) {
+    manifest.files.push_back({rank_file_name(rank), {11, 1}, {}});
+  }
+  manifest.files.push_back({model_file_name, {12, 0}, {}});
+  const std::string text = manifest_text(manifest);
+  EXPECT_EQ(parse_manifest(text, "manifest.json").files.size(), manifest.files.size());
 }
 
 }  // namespace

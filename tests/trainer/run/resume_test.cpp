@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "tests/trainer/run/program.h"
+#include "trainer/checkpoint/checkpoint.h"
 
 namespace gsa::test {
 namespace {
@@ -38,6 +39,13 @@ TEST_F(Resume, SameRanksSameBits) {
   expect_exit(2, "run.name=parts --resume auto", 0);
   EXPECT_EQ(place_->metrics("parts"), place_->metrics("whole"));
   EXPECT_EQ(place_->state("parts", last_step), place_->state("whole", last_step));
+}
+
+TEST_F(Resume, OnTheCpuThereAreNoAlgorithmsToRemember) {
+  const CheckpointMetadata metadata =
+      read_metadata(place_->path() / "runs/whole/checkpoints/step-00000050");
+  EXPECT_EQ(metadata.product_library, "");
+  EXPECT_TRUE(metadata.products.empty());
 }
 
 TEST_F(Resume, OtherRanksSameCurve) {
