@@ -43,7 +43,15 @@ void RunFolder::write_config(const Config& resolved) const {
 std::optional<std::filesystem::path> choose_checkpoint(const RunFolder& folder,
                                                        const std::string& request) {
   if (request == "auto") {
-    return newest_whole_checkpoint(folder.checkpoints(), report_damaged);
+    const auto newest = newest_whole_checkpoint(folder.checkpoints(), report_damaged);
+    if (const auto all = list_checkpoints(folder.checkpoints()); !newest && !all.empty()) {
+      throw CheckpointError(
+          fmt::format("{}: none of its {} checkpoints can be used, as told above; a fresh start "
+                      "would do away with this run's metrics: choose another run.name, or move its "
+                      "folder",
+                      folder.path.string(), all.size()));
+    }
+    return newest;
   }
   if (request != "none") {
     const std::filesystem::path chosen = find_checkpoint(request);

@@ -104,6 +104,23 @@ TEST_F(Resume, ADamagedCheckpointThatIsNamedIsRefused) {
   EXPECT_NE(outcome.output.find("rank-0000.h5"), std::string::npos) << outcome.output;
 }
 
+TEST_F(Resume, AutoWithNothingButDamagedCheckpointsDoesNotStartAnew) {
+  expect_exit(1, "run.name=ruined checkpoint.every=2 train.stop_after_steps=4", stopped);
+  const auto metrics = place_->metrics("ruined");
+  for (const char* step : {"2", "4"}) {
+    std::filesystem::resize_file(place_->path() / "runs/ruined/checkpoints" /
+                                     (std::string("step-0000000") + step) / "model.h5",
+                                 100);
+  }
+  const Outcome outcome = place_->ranks(2, "train tiny.yaml run.name=ruined --resume auto");
+  EXPECT_EQ(outcome.exit_code, 3) << outcome.output;
+  EXPECT_NE(outcome.output.find("step-00000002 is damaged"), std::string::npos) << outcome.output;
+  EXPECT_NE(outcome.output.find("runs/ruined: none of its 2 checkpoints can be used"),
+            std::string::npos)
+      << outcome.output;
+  EXPECT_EQ(place_->metrics("ruined"), metrics);
+}
+
 TEST_F(Resume, AutoWithoutACheckpointStartsAnew) {
   expect_exit(2, "run.name=fresh --resume auto", 0);
   EXPECT_EQ(place_->metrics("fresh"), place_->metrics("whole"));
