@@ -36,10 +36,10 @@ struct RunFolder {
 };
 
 // The checkpoint to start from. `request` is "none", "auto" (the newest whole one of the run; none
-// only where the run has not any) or the path of a checkpoint or of a run. One of the run's own sets later ones aside: the
-// run goes on from it, also at the next start with "auto". Throws ConfigError if a fresh start
-// would overwrite a run that has checkpoints, CheckpointError for a path or a run without a whole
-// one among them.
+// only where the run has not any) or the path of a checkpoint or of a run. One of the run's own
+// sets later ones aside: the run goes on from it, also at the next start with "auto". Throws
+// ConfigError if a fresh start would overwrite a run that has checkpoints, CheckpointError for a
+// path or a run without a whole one among them.
 std::optional<std::filesystem::path> choose_checkpoint(const RunFolder& folder,
                                                        const std::string& request);
 

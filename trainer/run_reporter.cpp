@@ -9,6 +9,20 @@
 #include "trainer/metrics/log.h"
 
 namespace gsa {
+namespace {
+
+// Of all files of a folder; 0 if it cannot be read (somebody has removed it again).
+int64_t bytes_in(const std::filesystem::path& folder) {
+  std::error_code error;
+  int64_t bytes = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
+    const uintmax_t size = entry.file_size(error);
+    bytes += error ? 0 : static_cast<int64_t>(size);
+  }
+  return bytes;
+}
+
+}  // namespace
 
 RunReporter::RunReporter(const RunFolder& folder, int64_t step, int64_t total_steps,
                          int64_t log_every)
@@ -66,9 +80,14 @@ void RunReporter::skipped(int64_t step, const std::string& reason) {
   event({.kind = "skip", .step = step, .reason = reason});
 }
 
-void RunReporter::checkpoint_written(int64_t step, const std::string& folder, double seconds) {
+void RunReporter::checkpoint_written(int64_t step, const std::string& folder, double seconds,
+                                     double stalled) {
   log_info(fmt::format("checkpoint {}", folder));
-  event({.kind = "checkpoint", .step = step, .seconds = seconds});
+  event({.kind = "checkpoint",
+         .step = step,
+         .seconds = seconds,
+         .stalled = stalled,
+         .bytes = bytes_in(folder)});
 }
 
 void RunReporter::checkpoint_failed(int64_t step, const std::string& what,

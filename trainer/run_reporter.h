@@ -30,7 +30,8 @@ class RunReporter {
   // The step that was just done changed nothing, for this reason.
   void skipped(int64_t step, const std::string& reason);
   void doing(const std::string& state, int64_t step) { heartbeat_.beat(state, step); }
-  void checkpoint_written(int64_t step, const std::string& folder, double seconds);
+  // `seconds` from its beginning, of which the run stood still for `stalled`.
+  void checkpoint_written(int64_t step, const std::string& folder, double seconds, double stalled);
   void checkpoint_failed(int64_t step, const std::string& what, int64_t next_try_within);
   // `state`: done, stopped or failed.
   void ended(const std::string& state, int64_t step, const std::string& reason);

@@ -54,6 +54,7 @@ Trainer::Trainer(const Config& config, Session& session, const std::string& resu
               training_options(config.train, session.device, session.dtype,
                                session.communicator->size(), batch_plan_.accumulation)),
       optimizer_(config.optimizer, engine_.parameters(), *session.communicator, engine_.stream()),
+      hooks_(optimizer_),
       batch_(session.device),
       spikes_(config.train.spike_factor, config.train.spike_window) {
   const int64_t tokens = config.train.micro_batch * config.data.sequence_length;
@@ -62,12 +63,6 @@ Trainer::Trainer(const Config& config, Session& session, const std::string& resu
   total_memory_ = Buffer(session.device, total_count * sizeof(double));
   totals_ = total_memory_.tensor(DType::float64, {total_count});
   host_memory_ = Buffer(session.device, value_count * sizeof(double), MemoryKind::pinned);
-
-  first_hooks_.before_use = [this](int bucket) { optimizer_.wait_for_weights(bucket); };
-  first_hooks_.gradients_begin = [this](int bucket) { optimizer_.begin_gradients(bucket); };
-  last_hooks_.gradients_ready = [this](int bucket) { optimizer_.reduce(bucket); };
-  only_hooks_ = first_hooks_;
-  only_hooks_.gradients_ready = last_hooks_.gradients_ready;
 
   const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
   const auto view = sequences.view(session.device);
@@ -121,6 +116,8 @@ void Trainer::start(const StartingPoint& from) {
     reporter_->started(session_.communicator->size(), from.checkpoint.string());
     describe();
   }
+  checkpoints_.emplace(config_, session_, engine_.parameters(), optimizer_, *clock_,
+                       reporter_.get(), progress_.step);
 }
 
 void Trainer::load(const StartingPoint& from) {
@@ -155,7 +152,6 @@ void Trainer::describe() const {
 
 RunEnd Trainer::run() {
   const int64_t first_step = progress_.step;
-  saved_step_ = first_step;
   while (progress_.step < batch_plan_.steps && stop_reason_.empty()) {
     const auto begin = std::chrono::steady_clock::now();
     const StepMetrics metrics = step();
@@ -163,6 +159,9 @@ RunEnd Trainer::run() {
       reporter_->step(metrics);
     }
     clock_->step_took(seconds_since(begin));  // with its validation
+    if (progress_.step == first_step + 1) {
+      checkpoints_->prepare();  // where it delays no first step
+    }
     if (skipped_in_a_row_ >= config_.train.max_skipped_steps) {
       give_up();
     }
@@ -173,7 +172,7 @@ RunEnd Trainer::run() {
     }
     const bool last = !stop_reason_.empty() || progress_.step == batch_plan_.steps;
     const int64_t every = config_.checkpoint.every;
-    notice_checkpoint();
+    checkpoints_->notice();
     if (!last && every > 0 && progress_.step % every == 0) {
       begin_checkpoint();
     }
@@ -183,13 +182,13 @@ RunEnd Trainer::run() {
       reporter_->doing("saving", progress_.step);
     }
     begin_checkpoint();
-    finish_last_checkpoint();
+    checkpoints_->finish_last();
   }
   const bool done = progress_.step == batch_plan_.steps;
   if (reporter_) {
     reporter_->ended(done ? "done" : "stopped", progress_.step, done ? "done" : stop_reason_);
     log_info(fmt::format("{} at step {}; last checkpoint: step {}", done ? "done" : "stopped",
-                         progress_.step, saved_step_));
+                         progress_.step, checkpoints_->saved_step()));
   }
   return done ? RunEnd::done : RunEnd::stopped;
 }
@@ -203,7 +202,7 @@ StepMetrics Trainer::step() {
 
   fill_zero(engine_.stream(), totals_);
   for (int64_t i = 0; i < batch_plan_.accumulation; ++i) {
-    micro_batch(loader_->next(), hooks_of(i));
+    micro_batch(loader_->next(), hooks_.of(i, batch_plan_.accumulation));
   }
   const StepResult result = finish_step(rate);
 
@@ -243,15 +242,6 @@ void Trainer::micro_batch(const data::Batch& batch, const BucketHooks* hooks) {
                                    1.0 / double(batch_plan_.tokens_per_step), losses_);
   kernels::sum_losses(engine_.stream(),
                       {.losses = losses_, .labels = batch_.labels(), .totals = totals_.rows(0, 2)});
-}
-
-const BucketHooks* Trainer::hooks_of(int64_t micro_batch) const {
-  const bool first = micro_batch == 0;
-  const bool last = micro_batch + 1 == batch_plan_.accumulation;
-  if (first) {
-    return last ? &only_hooks_ : &first_hooks_;
-  }
-  return last ? &last_hooks_ : nullptr;
 }
 
 bool Trainer::validation_is_due() const {
@@ -325,14 +315,16 @@ void Trainer::stop(const std::string& reason) {
 
 void Trainer::give_up() {
   begin_checkpoint();
-  finish_last_checkpoint();
+  checkpoints_->finish_last();
   const std::string what = fmt::format(
       "{} steps in a row were skipped, {} to {}: their losses or gradients are not finite, or "
       "spikes (train.spike_factor); {}; lower optimizer.lr, or start again from an earlier "
       "checkpoint with --resume PATH",
       skipped_in_a_row_, applied_.step + 1, progress_.step,
-      saved_step_ > 0 ? fmt::format("the last checkpoint is from before them: step {}", saved_step_)
-                      : "there is no checkpoint from before them");
+      checkpoints_->saved_step() > 0
+          ? fmt::format("the last checkpoint is from before them: step {}",
+                        checkpoints_->saved_step())
+          : "there is no checkpoint from before them");
   if (reporter_) {
     reporter_->ended("failed", progress_.step, what);
   }
@@ -369,76 +361,18 @@ double Trainer::memory_gib() const {
 }
 
 void Trainer::begin_checkpoint() {
-  if (!writer_) {
-    const CheckpointLayout layout(engine_.parameters(), optimizer_);
-    writer_.emplace(*session_.communicator, folder_.checkpoints(), session_.device,
-                    layout.parameters(), layout.ranges(), optimizer_.shard_count(),
-                    RetentionRules{config_.checkpoint.keep, config_.checkpoint.keep_every});
-  }
-  // Never two at once: one that is still being written is waited for.
-  settle([this] { return writer_->finish(); });
   const Progress& state = progress_.step == batch_plan_.steps ? progress_ : applied_;
-  if (state.step == saved_step_) {
-    return;
-  }
-  if (reporter_) {
-    reporter_->sync();
-  }
-  writing_since_ = std::chrono::steady_clock::now();
-  const auto count = static_cast<size_t>(optimizer_.shard_count());
-  const CheckpointWriter::Snapshot snapshot = writer_->snapshot();
-  optimizer_.copy_state({snapshot.master.as<float>(), count},
-                        {snapshot.first_moment.as<float>(), count},
-                        {snapshot.second_moment.as<float>(), count});
-  optimizer_.wait_for_state_copy();
-  session_.communicator->require_healthy();
-  writer_->start({.step = state.step,
-                  .optimizer_step = optimizer_.updates(),
-                  .tokens_seen = state.tokens_seen,
-                  .next_sample = state.next_sample,
-                  .seed = config_.run.seed,
-                  .recent_losses = spikes_.recent(),
-                  .ranks = session_.communicator->size(),
-                  .config = to_yaml(config_),
-                  .versions = library_versions(),
-                  .product_library = products_.library,
-                  .products = products_.choices});
-  writing_step_ = state.step;
-}
-
-void Trainer::notice_checkpoint() {
-  if (writer_) {
-    settle([this] { return writer_->poll(); });
-  }
-}
-
-void Trainer::settle(const std::function<std::optional<std::filesystem::path>()>& look) {
-  try {
-    note_written(look());
-  } catch (const CheckpointError& error) {
-    if (reporter_) {
-      reporter_->checkpoint_failed(writing_step_, error.what(), config_.checkpoint.every);
-    }
-  }
-}
-
-void Trainer::finish_last_checkpoint() {
-  try {
-    note_written(writer_->finish());
-  } catch (const CheckpointError& error) {
-    throw CheckpointWriteError(error.what());
-  }
-}
-
-void Trainer::note_written(const std::optional<std::filesystem::path>& written) {
-  if (written) {
-    saved_step_ = writing_step_;
-    const double seconds = seconds_since(writing_since_);
-    clock_->checkpoint_took(seconds);
-    if (reporter_) {
-      reporter_->checkpoint_written(saved_step_, written->string(), seconds);
-    }
-  }
+  checkpoints_->begin({.step = state.step,
+                       .optimizer_step = optimizer_.updates(),
+                       .tokens_seen = state.tokens_seen,
+                       .next_sample = state.next_sample,
+                       .seed = config_.run.seed,
+                       .recent_losses = spikes_.recent(),
+                       .ranks = session_.communicator->size(),
+                       .config = to_yaml(config_),
+                       .versions = library_versions(),
+                       .product_library = products_.library,
+                       .products = products_.choices});
 }
 
 }  // namespace gsa

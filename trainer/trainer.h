@@ -6,7 +6,6 @@
 // gives the same bits.
 #pragma once
 
-#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -14,29 +13,23 @@
 #include <string>
 
 #include "data/loader.h"
-#include "trainer/checkpoint/checkpoint_writer.h"
+#include "trainer/checkpoint/checkpoint.h"
 #include "trainer/config/config.h"
 #include "trainer/device_batch.h"
 #include "trainer/metrics/metrics.h"
 #include "trainer/model/engine.h"
 #include "trainer/optimizer/sharded_adamw.h"
 #include "trainer/product_choices.h"
+#include "trainer/run_checkpoints.h"
 #include "trainer/run_folder.h"
-#include "trainer/run_reporter.h"
 #include "trainer/session.h"
 #include "trainer/signals.h"
 #include "trainer/spike_guard.h"
+#include "trainer/step_hooks.h"
 #include "trainer/validation.h"
-#include "trainer/wall_clock.h"
 #include "trainer/weight_check.h"
 
 namespace gsa {
-
-// The run's last checkpoint could not be written.
-class CheckpointWriteError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
 
 // How a run ended.
 enum class RunEnd : uint8_t { done, stopped };
@@ -81,7 +74,6 @@ class Trainer {
   StepMetrics step();
   // Forward and backward of one micro-batch: its losses and gradients are added to the step's.
   void micro_batch(const data::Batch& batch, const BucketHooks* hooks);
-  const BucketHooks* hooks_of(int64_t micro_batch) const;
   bool validation_is_due() const;
   // Sums over the ranks, the update, and what both say.
   StepResult finish_step(double rate);
@@ -90,17 +82,9 @@ class Trainer {
   void stop(const std::string& reason);
   // Ends a run whose every step is skipped.
   [[noreturn]] void give_up();
-  // Takes a snapshot and has it written while training goes on. Skipped steps since the last one
-  // that was applied are left out: whoever resumes does them again, and a checkpoint from before
-  // them is there when nothing else follows.
+  // Skipped steps since the last one that was applied are left out: whoever resumes does them
+  // again, and a checkpoint from before them is there when nothing else follows.
   void begin_checkpoint();
-  // Looks, between steps, whether the checkpoint under way is whole. One that cannot be written (a
-  // full disk) is reported, and training goes on without it.
-  void notice_checkpoint();
-  void settle(const std::function<std::optional<std::filesystem::path>()>& look);
-  // The run's last checkpoint must succeed; throws CheckpointWriteError.
-  void finish_last_checkpoint();
-  void note_written(const std::optional<std::filesystem::path>& written);
   StepTiming timing(double seconds, double waited) const;
   double memory_gib() const;
 
@@ -111,12 +95,10 @@ class Trainer {
   StopSignals signals_;
   Engine engine_;
   ShardedAdamW optimizer_;
+  StepHooks hooks_;
   std::optional<Validation> validation_;
   std::optional<data::Loader> loader_;
   DeviceBatch batch_;
-  BucketHooks first_hooks_;  // of the first micro-batch of a step: weights may still be under way
-  BucketHooks last_hooks_;   // of the last one: gradients are complete
-  BucketHooks only_hooks_;   // of a step's only one
   SpikeGuard spikes_;
   std::optional<WallClock> clock_;
   std::optional<WeightCheck> weight_check_;
@@ -131,12 +113,9 @@ class Trainer {
   Progress progress_;
   Progress applied_;  // after the last step that was applied: what the weights are of
   int64_t skipped_in_a_row_ = 0;
-  int64_t writing_step_ = 0;  // of the checkpoint under way
-  std::chrono::steady_clock::time_point writing_since_;
-  int64_t saved_step_ = 0;                  // of the last whole one
-  std::string stop_reason_;                 // once the run is to stop
-  std::optional<CheckpointWriter> writer_;  // from the first checkpoint on: it holds host memory
-  std::unique_ptr<RunReporter> reporter_;   // on rank 0
+  std::string stop_reason_;                // once the run is to stop
+  std::unique_ptr<RunReporter> reporter_;  // on rank 0
+  std::optional<RunCheckpoints> checkpoints_;
 };
 
 }  // namespace gsa

@@ -64,7 +64,8 @@ std::vector<size_t> match_parameters(const fs::path& checkpoint,
 
 fs::path write_checkpoint(Communicator& communicator, const fs::path& directory,
                           const CheckpointMetadata& metadata, const CheckpointShard& shard) {
-  CheckpointWrite writing(communicator, directory, metadata, shard, /*when_whole=*/nullptr);
+  CheckpointWrite writing(communicator, directory, metadata, shard, /*wait_for_values=*/nullptr,
+                          /*when_whole=*/nullptr);
   while (!writing.advance()) {
     std::this_thread::sleep_for(wait_between_polls);
   }

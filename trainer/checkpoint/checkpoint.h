@@ -111,6 +111,9 @@ using DamagedCheckpoint =
 std::optional<std::filesystem::path> newest_whole_checkpoint(const std::filesystem::path& directory,
                                                              const DamagedCheckpoint& on_damaged);
 
+// "step-00001000": the name of a checkpoint's folder.
+std::string checkpoint_name(int64_t step);
+
 // Checkpoints with their final name under `directory`, oldest first, by step.
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& directory);
 

@@ -13,17 +13,17 @@ namespace fs = std::filesystem;
 
 constexpr int64_t flat_buffer_count = 3;  // master weights and two moments
 
-size_t bytes_of(int64_t floats) {
-  return static_cast<size_t>(floats) * sizeof(float);
-}
-
 std::span<float> values_of(const Tensor& tensor) {
   return {tensor.as<float>(), static_cast<size_t>(tensor.count())};
 }
 
 }  // namespace
 
-CheckpointWriter::CheckpointWriter(Communicator& communicator, fs::path directory, Device device,
+size_t CheckpointWriter::snapshot_bytes(int64_t elements) {
+  return static_cast<size_t>(flat_buffer_count * elements) * sizeof(float);
+}
+
+CheckpointWriter::CheckpointWriter(Communicator& communicator, fs::path directory, Buffer memory,
                                    std::vector<CheckpointParameter> parameters,
                                    std::vector<CheckpointRange> ranges, int64_t elements,
                                    RetentionRules retention)
@@ -33,41 +33,31 @@ CheckpointWriter::CheckpointWriter(Communicator& communicator, fs::path director
       ranges_(std::move(ranges)),
       elements_(elements),
       retention_(retention),
-      memory_(device, bytes_of(flat_buffer_count * elements), MemoryKind::pinned) {}
+      memory_(std::move(memory)) {}
 
 CheckpointWriter::~CheckpointWriter() = default;
 
 CheckpointWriter::Snapshot CheckpointWriter::snapshot() const {
   const auto part = [this](int64_t index) {
-    return memory_.tensor(DType::float32, {elements_}, bytes_of(index * elements_));
+    return memory_.tensor(DType::float32, {elements_},
+                          static_cast<size_t>(index * elements_) * sizeof(float));
   };
   return {part(0), part(1), part(2)};
 }
 
-void CheckpointWriter::start(const CheckpointMetadata& metadata) {
+void CheckpointWriter::start(const CheckpointMetadata& metadata,
+                             std::function<void()> wait_for_snapshot) {
   if (busy()) {
     throw std::logic_error("a checkpoint is being written; finish it before the next");
   }
   const Snapshot memory = snapshot();
   const CheckpointShard shard{parameters_, ranges_, values_of(memory.master),
                               values_of(memory.first_moment), values_of(memory.second_moment)};
-  writing_ = std::make_unique<CheckpointWrite>(
-      *communicator_, directory_, metadata, shard, [directory = directory_, rules = retention_] {
-        apply_retention(directory, rules.keep, rules.keep_every);
-      });
-}
-
-void CheckpointWriter::start(Stream& stream, const CheckpointMetadata& metadata, ConstTensor master,
-                             ConstTensor first_moment, ConstTensor second_moment) {
-  if (busy()) {
-    throw std::logic_error("a checkpoint is being written; finish it before the next");
-  }
-  const Snapshot memory = snapshot();
-  copy(stream, master, memory.master);
-  copy(stream, first_moment, memory.first_moment);
-  copy(stream, second_moment, memory.second_moment);
-  stream.synchronize();
-  start(metadata);
+  const auto apply_rules = [directory = directory_, rules = retention_] {
+    apply_retention(directory, rules.keep, rules.keep_every);
+  };
+  writing_ = std::make_unique<CheckpointWrite>(*communicator_, directory_, metadata, shard,
+                                               std::move(wait_for_snapshot), apply_rules);
 }
 
 std::optional<fs::path> CheckpointWriter::poll() {

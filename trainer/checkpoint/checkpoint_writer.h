@@ -1,13 +1,15 @@
 // Checkpoints written in the background while training goes on.
 //
-// `start` copies the rank's shard into host memory and returns; a thread of each rank writes from
-// there. The threads do not communicate: at each step boundary the ranks' main threads call `poll`,
-// which tells the others how far this rank is and starts the next stage when all have finished one.
-// So MPI is used by one thread only, nothing depends on how soon a shared file system shows what
-// another machine wrote, and the exchange costs nothing while no checkpoint is being written.
+// The caller has the rank's shard copied into host memory, the snapshot, and goes on as soon as the
+// copies are queued; a thread of each rank waits for them and writes from there. The threads do not
+// communicate: at each step boundary the ranks' main threads call `poll`, which tells the others
+// how far this rank is and starts the next stage when all have finished one. So MPI is used by one
+// thread only, nothing depends on how soon a shared file system shows what another machine wrote,
+// and the exchange costs nothing while no checkpoint is being written.
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -28,10 +30,12 @@ struct RetentionRules {
 
 class CheckpointWriter {
  public:
-  // Takes host memory for three times `elements` floats: pinned if the buffers lie on `device`
-  // CUDA. `parameters` and `ranges` are as in CheckpointShard and hold for every checkpoint. The
+  // Bytes of a snapshot of a shard of that many elements.
+  static size_t snapshot_bytes(int64_t elements);
+  // Snapshots lie in `memory`, snapshot_bytes of it (pinned, where they come from a GPU).
+  // `parameters` and `ranges` are as in CheckpointShard and hold for every checkpoint. The
   // communicator must outlive the writer. Retention is applied after each checkpoint, by rank 0.
-  CheckpointWriter(Communicator& communicator, std::filesystem::path directory, Device device,
+  CheckpointWriter(Communicator& communicator, std::filesystem::path directory, Buffer memory,
                    std::vector<CheckpointParameter> parameters, std::vector<CheckpointRange> ranges,
                    int64_t elements, RetentionRules retention);
   // Waits for this rank's thread, but not for other ranks: a checkpoint that was not finished with
@@ -40,8 +44,7 @@ class CheckpointWriter {
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
-  // The snapshot's own memory, [elements] each, for those who can fill it better than by a copy:
-  // only while the writer is not busy, and followed by start without tensors.
+  // The snapshot's memory, [elements] each: to be filled only while the writer is not busy.
   struct Snapshot {
     Tensor master;
     Tensor first_moment;
@@ -49,13 +52,10 @@ class CheckpointWriter {
   };
   Snapshot snapshot() const;
 
-  // Begins to write the checkpoint of metadata.step from the snapshot; collective. Never two at
-  // once: throws std::logic_error while the writer is busy (call `finish` before).
-  void start(const CheckpointMetadata& metadata);
-  // Takes the snapshot first: queues copies of the shard (float32 [elements] each, on the stream's
-  // device) behind the stream's work and waits for them. After it the tensors may change.
-  void start(Stream& stream, const CheckpointMetadata& metadata, ConstTensor master,
-             ConstTensor first_moment, ConstTensor second_moment);
+  // Begins to write the checkpoint of metadata.step from the snapshot; collective. The writing
+  // thread first calls `wait_for_snapshot`, which returns when it is filled. Never two at once:
+  // throws std::logic_error while the writer is busy (call `finish` before).
+  void start(const CheckpointMetadata& metadata, std::function<void()> wait_for_snapshot);
 
   bool busy() const { return writing_ != nullptr; }
 

@@ -42,17 +42,29 @@ struct StateDeleter {
 
 }  // namespace
 
-FileDigest digest_file(const fs::path& path) {
+FileDigest digest_file(const fs::path& path, std::span<const FilePart> known) {
   const InputFile file(path);
   const std::unique_ptr<XXH3_state_t, StateDeleter> state(XXH3_createState());
   XXH3_64bits_reset(state.get());
   std::vector<std::byte> block(std::min<uint64_t>(block_bytes, file.bytes()));
-  for (uint64_t offset = 0; offset < file.bytes(); offset += block.size()) {
-    const auto part =
-        std::span(block).first(std::min<uint64_t>(block.size(), file.bytes() - offset));
-    file.read_at(offset, part);
-    XXH3_64bits_update(state.get(), part.data(), part.size());
+  uint64_t offset = 0;
+  const auto read_until = [&](uint64_t end) {
+    while (offset < end) {
+      const auto part = std::span(block).first(std::min<uint64_t>(block.size(), end - offset));
+      file.read_at(offset, part);
+      XXH3_64bits_update(state.get(), part.data(), part.size());
+      offset += part.size();
+    }
+  };
+  for (const FilePart& part : known) {
+    if (part.offset < offset || part.offset + part.bytes.size() > file.bytes()) {
+      throw CheckpointError(path.string() + ": was not laid out as it is to be written");
+    }
+    read_until(part.offset);
+    XXH3_64bits_update(state.get(), part.bytes.data(), part.bytes.size());
+    offset += part.bytes.size();
   }
+  read_until(file.bytes());
   return {file.bytes(), XXH3_64bits_digest(state.get())};
 }
 

@@ -17,7 +17,15 @@ struct FileDigest {
   bool operator==(const FileDigest&) const = default;
 };
 
-FileDigest digest_file(const std::filesystem::path& path);
+// Bytes that lie in a file from `offset` on, or are about to.
+struct FilePart {
+  uint64_t offset = 0;
+  std::span<const std::byte> bytes;
+};
+
+// The digest of a file. What is in `known` (in order of offset, not empty) is taken from there: a
+// file is digested so while it is written. A part beyond the file's end is an error.
+FileDigest digest_file(const std::filesystem::path& path, std::span<const FilePart> known = {});
 
 // XXH3 of a text, as 16 hexadecimal digits.
 std::string text_checksum(std::string_view text);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <future>
 #include <type_traits>
 
 #include "trainer/checkpoint/files.h"
@@ -85,7 +86,7 @@ uint64_t place(const Hdf5Id& file, const char* dataset_name, std::span<const flo
 
 }  // namespace
 
-RankFileParts write_rank_file(const fs::path& path, const CheckpointShard& shard) {
+WrittenRankFile write_rank_file(const fs::path& path, const CheckpointShard& shard) {
   const QuietHdf5 quiet;
   const std::string name = path.string();
   RankFileParts parts{.elements = static_cast<int64_t>(shard.master.size())};
@@ -106,12 +107,20 @@ RankFileParts write_rank_file(const fs::path& path, const CheckpointShard& shard
     }
     check_hdf5(file.close() ? 0 : -1, name, "cannot be laid out");
   }
+  std::vector<FilePart> buffers;
+  for (size_t i = 0; i < flat_buffers.size() && !shard.master.empty(); ++i) {
+    buffers.push_back({parts.buffers[i], std::as_bytes(shard.*flat_buffers[i].values)});
+  }
+  std::sort(buffers.begin(), buffers.end(),
+            [](const FilePart& a, const FilePart& b) { return a.offset < b.offset; });
+  std::future<FileDigest> digest =
+      std::async(std::launch::async, [&path, &buffers] { return digest_file(path, buffers); });
   OutputFile file(path, /*existing=*/true);
-  for (size_t i = 0; i < flat_buffers.size(); ++i) {
-    file.write_at(parts.buffers[i], std::as_bytes(shard.*flat_buffers[i].values));
+  for (const FilePart& buffer : buffers) {
+    file.write_at(buffer.offset, buffer.bytes);
   }
   file.sync();
-  return parts;
+  return {parts, digest.get()};
 }
 
 namespace {

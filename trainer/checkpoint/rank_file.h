@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "trainer/checkpoint/checkpoint.h"
+#include "trainer/checkpoint/files.h"
 
 namespace gsa {
 
@@ -44,9 +45,16 @@ struct RankLayout {
   std::vector<CheckpointRange> ranges;
 };
 
-// Writes the file and has it on the disk when it returns. Throws CheckpointError; on a full disk
-// HDF5 is never the one to notice, because after a failed write it cannot be left in peace.
-RankFileParts write_rank_file(const std::filesystem::path& path, const CheckpointShard& shard);
+// What a rank file has become.
+struct WrittenRankFile {
+  RankFileParts parts;
+  FileDigest digest;
+};
+
+// Writes the file and has it on the disk when it returns; a thread of its own makes the digest in
+// the meantime. Throws CheckpointError; on a full disk HDF5 is never the one to notice, because
+// after a failed write it cannot be left in peace.
+WrittenRankFile write_rank_file(const std::filesystem::path& path, const CheckpointShard& shard);
 
 // Reads what the file holds. Neither the file nor `parts` are believed: throws CheckpointError
 // unless the parts lie inside the file, and every range inside the file's buffers and its parameter

@@ -80,19 +80,25 @@ std::optional<std::vector<std::string>> CollectiveStage::poll(Communicator& comm
 
 CheckpointWrite::CheckpointWrite(Communicator& communicator, const fs::path& directory,
                                  const CheckpointMetadata& metadata, const CheckpointShard& shard,
+                                 std::function<void()> wait_for_values,
                                  std::function<void()> when_whole)
     : communicator_(&communicator),
       folder_(checkpoint_folder(directory, metadata.step)),
       metadata_(metadata),
       shard_(shard),
       when_whole_(std::move(when_whole)) {
-  run(Stage::begin, [shard, folder = folder_, leads = is_leader()]() -> std::string {
-    check_shard(shard, /*moments_required=*/true);
-    if (leads) {
-      begin_folder(folder);
-    }
-    return "";
-  });
+  run(Stage::begin,
+      [shard, folder = folder_, leads = is_leader(),
+       wait = std::move(wait_for_values)]() -> std::string {
+        if (wait) {
+          wait();
+        }
+        check_shard(shard, /*moments_required=*/true);
+        if (leads) {
+          begin_folder(folder);
+        }
+        return "";
+      });
 }
 
 bool CheckpointWrite::advance() {
@@ -139,10 +145,14 @@ void CheckpointWrite::next(const std::vector<std::string>& texts) {
   }
 }
 
-fs::path checkpoint_folder(const fs::path& directory, int64_t step) {
+std::string checkpoint_name(int64_t step) {
   std::array<char, 40> name{};
   std::snprintf(name.data(), name.size(), "step-%08lld", static_cast<long long>(step));
-  return directory / name.data();
+  return name.data();
+}
+
+fs::path checkpoint_folder(const fs::path& directory, int64_t step) {
+  return directory / checkpoint_name(step);
 }
 
 fs::path partial_folder(const fs::path& folder) {
@@ -186,8 +196,8 @@ void begin_folder(const fs::path& folder) {
 std::string write_part(const fs::path& folder, int rank, const CheckpointShard& shard) {
   const std::string name = rank_file_name(rank);
   const fs::path path = partial_folder(folder) / name;
-  const RankFileParts parts = write_rank_file(path, shard);
-  return text_of(digest_file(path), parts);
+  const WrittenRankFile written = write_rank_file(path, shard);
+  return text_of(written.digest, written.parts);
 }
 
 void finish_folder(const fs::path& folder, CheckpointMetadata metadata,

@@ -2,7 +2,7 @@
 // own and without any communication; between them the ranks tell each other how it went. For this
 // folder only.
 //
-//   every rank   check_shard, and rank 0: begin_folder
+//   every rank   waits for its values, check_shard, and rank 0: begin_folder
 //   every rank   write_part
 //   rank 0       finish_folder
 //   rank 0       abandon_folder, if any of them failed anywhere
@@ -40,12 +40,13 @@ class CollectiveStage {
 // The writing of one checkpoint, stage by stage.
 class CheckpointWrite {
  public:
-  // Begins; collective in so far as every rank must do it. What the shard refers to must stay as it
+  // Begins; collective in so far as every rank must do it. What the shard refers to must be there
+  // when `wait_for_values`, called on the rank's thread, returns (it may be empty), and stay as it
   // is until the writing is done. Rank 0 calls `when_whole` (it may be empty) on its thread as soon
   // as the folder has its name.
   CheckpointWrite(Communicator& communicator, const std::filesystem::path& directory,
                   const CheckpointMetadata& metadata, const CheckpointShard& shard,
-                  std::function<void()> when_whole);
+                  std::function<void()> wait_for_values, std::function<void()> when_whole);
   CheckpointWrite(const CheckpointWrite&) = delete;
   CheckpointWrite& operator=(const CheckpointWrite&) = delete;
 

@@ -1,4 +1,4 @@
-// gsa bench: figures of the op, of a step and of communication, as a table and as JSON.
+// gsa bench: figures of the op, of a step and of what goes with it, as a table and as JSON.
 #include "trainer/cli/bench.h"
 
 #include <CLI/CLI.hpp>
@@ -20,6 +20,7 @@ struct BenchOptions {
   BenchOpOptions op;
   BenchStepOptions step;
   BenchGenerateOptions generate;
+  BenchCheckpointOptions checkpoint;
 };
 
 constexpr const char* footer =
@@ -29,6 +30,7 @@ constexpr const char* footer =
     "  gsa bench step configs/gsa-1.3b.yaml --json step.json\n"
     "  mpirun -n 4 gsa bench step configs/gsa-1.3b.yaml\n"
     "  gsa bench generate configs/gsa-1.3b.yaml --batch 64 --json generate.json\n"
+    "  gsa bench checkpoint configs/gsa-1.3b.yaml --directory /scratch\n"
     "  mpirun -n 4 gsa bench comm configs/gsa-1.3b.yaml\n"
     "Times are medians after warm-up; the machine's own copy and matrix product are measured in "
     "the\n"
@@ -65,8 +67,8 @@ int run_bench_op(const BenchOptions& options, MpiEnvironment& mpi) {
 
 void add_bench(CLI::App& program, Action& action) {
   const auto options = std::make_shared<BenchOptions>();
-  CLI::App* command =
-      program.add_subcommand("bench", "Measure the op, a step, generation or communication");
+  CLI::App* command = program.add_subcommand(
+      "bench", "Measure the op, a step, generation, checkpoints or communication");
   command->require_subcommand(1);
   command->footer(footer);
   const auto add = [&](const char* name, const char* what) {
@@ -126,6 +128,21 @@ void add_bench(CLI::App& program, Action& action) {
     action.ranks = [options](MpiEnvironment& mpi) {
       return run_bench(*options, mpi, [&](const Config& config, Session& session) {
         return bench_generate(config, options->generate, session);
+      });
+    };
+  });
+
+  CLI::App* checkpoint =
+      add("checkpoint", "What a checkpoint costs the steps behind which it is written");
+  add_config(checkpoint);
+  checkpoint->add_option("--accumulation", options->checkpoint.accumulation,
+                         "Micro-batches a step");
+  checkpoint->add_option("--directory", options->checkpoint.directory,
+                         "Where to write; by default run.directory of the configuration");
+  checkpoint->callback([options, &action] {
+    action.ranks = [options](MpiEnvironment& mpi) {
+      return run_bench(*options, mpi, [&](const Config& config, Session& session) {
+        return bench_checkpoint(config, options->checkpoint, session);
       });
     };
   });

@@ -91,6 +91,15 @@ struct BenchGenerateOptions {
 BenchResult bench_generate(const Config& config, const BenchGenerateOptions& options,
                            Session& session);
 
+struct BenchCheckpointOptions {
+  int64_t accumulation = 1;
+  std::string directory;  // to write to; empty: run.directory of the configuration
+};
+// A checkpoint written while steps run, and plain writes of as many bytes beside it. Leaves nothing
+// in that folder. Throws CheckpointError or std::system_error where the disk is full.
+BenchResult bench_checkpoint(const Config& config, const BenchCheckpointOptions& options,
+                             Session& session);
+
 BenchResult bench_comm(const Config& config, Session& session);
 
 }  // namespace gsa

@@ -2,16 +2,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <random>
 
-#include "kernels/cross_entropy.h"
 #include "trainer/cli/bench.h"
-#include "trainer/device_batch.h"
+#include "trainer/cli/step_bench.h"
 #include "trainer/distributed/collective.h"
-#include "trainer/model/engine.h"
-#include "trainer/optimizer/sharded_adamw.h"
-#include "trainer/plan.h"
-#include "trainer/products.h"
 
 namespace gsa {
 namespace {
@@ -21,89 +15,6 @@ constexpr int warm_up_steps = 3;
 constexpr double timed_seconds = 10.0;
 constexpr int phase_steps = 3;
 constexpr int64_t fewest_steps = 5;
-constexpr double learning_rate = 1e-4;
-
-data::Batch random_batch(const Config& config, int rank) {
-  const int64_t length = config.data.sequence_length;
-  const int64_t count = config.train.micro_batch * length;
-  std::mt19937_64 random(static_cast<uint64_t>(rank) + 1);
-  std::uniform_int_distribution<int32_t> token(0,
-                                               static_cast<int32_t>(config.model.vocabulary) - 1);
-  data::Batch batch;
-  for (int64_t i = 0; i < count; ++i) {
-    batch.tokens.push_back(token(random));
-    batch.labels.push_back(token(random));
-  }
-  for (int64_t i = 0; i <= config.train.micro_batch; ++i) {
-    batch.sequence_offsets.push_back(static_cast<int32_t>(i * length));
-  }
-  return batch;
-}
-
-// The trainer's step without its data and files.
-class StepBench {
- public:
-  StepBench(const Config& config, int64_t accumulation, Session& session)
-      : accumulation_(accumulation),
-        tokens_(config.train.micro_batch * config.data.sequence_length),
-        session_(session),
-        engine_(config.model, training_options(config.train, session.device, session.dtype,
-                                               session.communicator->size(), accumulation)),
-        optimizer_(config.optimizer, engine_.parameters(), *session.communicator, engine_.stream()),
-        batch_(session.device),
-        memory_(session.device, static_cast<size_t>(tokens_) * sizeof(float) + 4 * sizeof(double)) {
-    totals_ = memory_.tensor(DType::float64, {2});
-    losses_ = memory_.tensor(DType::float32, {tokens_}, 4 * sizeof(double));
-    optimizer_.initialize(config.run.seed, config.model.init_std);
-    host_batch_ = random_batch(config, session.communicator->rank());
-    const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
-    const auto view = sequences.view(session.device);
-    const PassCost cost = plan_training(config.model, engine_.options(), view);
-    require_room(session, cost);
-    prepare_products(session, engine_.stream(), cost, /*remembered=*/{});
-    engine_.reserve_training(view);
-    hooks_[0].before_use = [this](int bucket) { optimizer_.wait_for_weights(bucket); };
-    hooks_[0].gradients_begin = [this](int bucket) { optimizer_.begin_gradients(bucket); };
-    hooks_[1].gradients_ready = [this](int bucket) { optimizer_.reduce(bucket); };
-    hooks_[2] = hooks_[0];
-    hooks_[2].gradients_ready = hooks_[1].gradients_ready;
-  }
-
-  void step() {
-    fill_zero(engine_.stream(), totals_);
-    for (int64_t i = 0; i < accumulation_; ++i) {
-      batch_.upload(engine_.stream(), host_batch_);
-      Pass pass = engine_.pass(batch_.sequences());
-      const bool first = i == 0;
-      const bool last = i + 1 == accumulation_;
-      pass.hooks = first && last ? &hooks_[2] : first ? &hooks_[0] : last ? &hooks_[1] : nullptr;
-      engine_.model().forward_backward(pass, batch_.tokens(), batch_.labels(),
-                                       1.0 / nominal_tokens(), losses_);
-      kernels::sum_losses(engine_.stream(),
-                          {.losses = losses_, .labels = batch_.labels(), .totals = totals_});
-    }
-    session_.communicator->all_reduce(engine_.stream(), totals_);
-    optimizer_.update(learning_rate, totals_, nominal_tokens());
-  }
-
-  double nominal_tokens() const {
-    return double(tokens_ * accumulation_ * session_.communicator->size());
-  }
-  Engine& engine() { return engine_; }
-
- private:
-  int64_t accumulation_;
-  int64_t tokens_;
-  Session& session_;
-  Engine engine_;
-  ShardedAdamW optimizer_;
-  DeviceBatch batch_;
-  Buffer memory_;
-  Tensor totals_;
-  Tensor losses_;
-  data::Batch host_batch_;
-  BucketHooks hooks_[3];
-};
 
 // Seconds a step, over many steps without a stop between them.
 double time_steps(StepBench& bench, const BenchStepOptions& options, Session& session) {

@@ -118,6 +118,21 @@ void show_newest(const std::vector<RunEvent>& events, const std::string& kind,
   }
 }
 
+// What writing a checkpoint took, as far as the events tell.
+std::string cost_of(const std::filesystem::path& checkpoint, const std::vector<RunEvent>& events) {
+  constexpr double bytes_per_gib = 1024.0 * 1024.0 * 1024.0;
+  for (size_t i = events.size(); i-- > 0;) {
+    const RunEvent& event = events[i];
+    if (event.kind == "checkpoint" && event.bytes > 0 &&
+        checkpoint.filename() == checkpoint_name(event.step)) {
+      return fmt::format(": {:.2f} GiB in {}, for {:.3f} s of which training stood still",
+                         double(event.bytes) / bytes_per_gib, human_duration(event.seconds),
+                         event.stalled);
+    }
+  }
+  return "";
+}
+
 }  // namespace
 
 int inspect_run(const std::filesystem::path& run) {
@@ -132,7 +147,7 @@ int inspect_run(const std::filesystem::path& run) {
     show_newest(events, "checkpoint_failed", "checkpoints could not be written");
   }
   for (const std::filesystem::path& checkpoint : list_checkpoints(folder.checkpoints())) {
-    print("  checkpoint " + checkpoint.filename().string());
+    print("  checkpoint " + checkpoint.filename().string() + cost_of(checkpoint, events));
   }
   if (heartbeat) {
     print(fmt::format("  state {} at step {}, {} ago (process {} on {})", heartbeat->state,

@@ -66,6 +66,8 @@ std::string to_json_line(const RunEvent& event) {
       .integer("step", event.step);
   if (!event.reason.empty()) json.text("reason", event.reason);
   if (event.seconds > 0) json.number("seconds", event.seconds);
+  if (event.stalled > 0) json.number("stalled", event.stalled);
+  if (event.bytes > 0) json.integer("bytes", event.bytes);
   if (event.ranks > 0) json.integer("ranks", event.ranks);
   if (!event.host.empty()) json.text("host", event.host).integer("pid", event.pid);
   return json.end_object().written();
@@ -79,6 +81,8 @@ RunEvent event_from_json_line(const std::string& line) {
   event.step = whole_of(json, "step", true);
   event.reason = text_of(json, "reason", false);
   event.seconds = number_of(json, "seconds", false);
+  event.stalled = number_of(json, "stalled", false);
+  event.bytes = whole_of(json, "bytes", false);
   event.ranks = whole_of(json, "ranks", false);
   event.host = text_of(json, "host", false);
   event.pid = whole_of(json, "pid", false);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <stdexcept>
 #include <thread>
 
@@ -24,10 +25,6 @@ using testing::SharedFolder;
 using testing::small_model;
 using testing::TestShard;
 
-Tensor tensor_of(std::span<float> values) {
-  return {values.data(), DType::float32, Device::cpu, {static_cast<int64_t>(values.size())}};
-}
-
 // All ranks, each with its share of the small model and a writer for it.
 class CheckpointWriterTest : public ::testing::Test {
  protected:
@@ -38,17 +35,25 @@ class CheckpointWriterTest : public ::testing::Test {
 
   std::unique_ptr<CheckpointWriter> writer(const fs::path& directory, RetentionRules rules = {}) {
     const CheckpointShard view = shard_.view();
+    const auto elements = static_cast<int64_t>(view.master.size());
     return std::make_unique<CheckpointWriter>(
-        *ranks_, directory, Device::cpu, small_model(),
-        std::vector<CheckpointRange>(view.ranges.begin(), view.ranges.end()),
-        static_cast<int64_t>(view.master.size()), rules);
+        *ranks_, directory, Buffer(Device::cpu, CheckpointWriter::snapshot_bytes(elements)),
+        small_model(), std::vector<CheckpointRange>(view.ranges.begin(), view.ranges.end()),
+        elements, rules);
   }
 
   void start(CheckpointWriter& writer, int64_t step) {
+    fill(writer);
+    writer.start(metadata_at(step), nullptr);
+  }
+  void fill(const CheckpointWriter& writer) {
     const CheckpointShard view = shard_.view();
-    Stream stream(Device::cpu);
-    writer.start(stream, metadata_at(step), tensor_of(view.master), tensor_of(view.first_moment),
-                 tensor_of(view.second_moment));
+    const CheckpointWriter::Snapshot snapshot = writer.snapshot();
+    std::copy(view.master.begin(), view.master.end(), snapshot.master.as<float>());
+    std::copy(view.first_moment.begin(), view.first_moment.end(),
+              snapshot.first_moment.as<float>());
+    std::copy(view.second_moment.begin(), view.second_moment.end(),
+              snapshot.second_moment.as<float>());
   }
 
   // What a training step does to the values once the snapshot is taken.
@@ -81,10 +86,23 @@ TEST_F(CheckpointWriterTest, WritesTheSnapshotWhileTheValuesChange) {
   EXPECT_TRUE(testing::reads_back(*written));
 }
 
+TEST_F(CheckpointWriterTest, WaitsForTheSnapshotOnAThreadOfItsOwn) {
+  const auto background = writer(folder_.path());
+  std::promise<void> filled;
+  background->start(metadata_at(5), [&] { filled.get_future().wait(); });
+  EXPECT_EQ(background->poll(), std::nullopt);
+  EXPECT_EQ(background->poll(), std::nullopt);
+  fill(*background);
+  filled.set_value();
+  const std::optional<fs::path> written = background->finish();
+  ASSERT_TRUE(written);
+  EXPECT_TRUE(testing::reads_back(*written));
+}
+
 TEST_F(CheckpointWriterTest, NeverWritesTwoAtOnce) {
   const auto background = writer(folder_.path());
   start(*background, 5);
-  EXPECT_THROW(start(*background, 6), std::logic_error);
+  EXPECT_THROW(background->start(metadata_at(6), nullptr), std::logic_error);
   EXPECT_EQ(background->finish(), folder_.path() / "step-00000005");
   start(*background, 6);
   EXPECT_EQ(background->finish(), folder_.path() / "step-00000006");

@@ -94,6 +94,9 @@ TEST_F(Commands, MegatronsFormatIsWrittenAndTrainedOn) {
 
 TEST_F(Commands, BenchWritesJson) {
   expect("bench step tiny.yaml --steps 2 --json step.json", {"tokens_per_second", "products"});
+  expect("bench checkpoint tiny.yaml --directory here --json checkpoint.json",
+         {"stall_seconds", "write_gib_s", "plain_write_gib_s", "slowed_percent"});
+  EXPECT_TRUE(std::filesystem::is_empty(place_->path() / "here"));
   expect("bench op --device cpu --length 64 --json op.json", {"forward_ms", "backward_ms"});
   expect("bench generate tiny.yaml --batch 2 --prompt 5 --tokens 3 --json generate.json",
          {"tokens_per_second", "first_token_ms", "floor_ms"});
