@@ -31,7 +31,11 @@ TEST_F(Events, AreReadBackOverAllStarts) {
   {
     EventLog log(path);
     log.write({.kind = "start", .step = 0, .ranks = 8, .host = "node1", .pid = 4711});
-    log.write({.kind = "checkpoint", .step = 100, .seconds = 1.0 / 3});
+    log.write({.kind = "checkpoint",
+               .step = 100,
+               .seconds = 1.0 / 3,
+               .stalled = 1.0 / 7,
+               .bytes = int64_t{1} << 34});
   }
   std::ofstream(path, std::ios::app) << R"({"time":1,"event":"che)"
                                      << "\n";  // torn
@@ -44,6 +48,8 @@ TEST_F(Events, AreReadBackOverAllStarts) {
   EXPECT_EQ(events[0].pid, 4711);
   EXPECT_EQ(events[1].step, 100);
   EXPECT_EQ(events[1].seconds, 1.0 / 3);
+  EXPECT_EQ(events[1].stalled, 1.0 / 7);
+  EXPECT_EQ(events[1].bytes, int64_t{1} << 34);
   EXPECT_EQ(events[2].reason, "a \"quoted\"\nreason");
   EXPECT_LE(events[0].time, events[2].time);
 }
