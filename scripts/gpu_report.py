@@ -45,6 +45,8 @@ def main():
         "step": load(folder, "step-"),
         "comm": load(folder, "comm-"),
         "generate": load(folder, "generate-"),
+        "checkpoint": load(folder, "checkpoint-"),
+        "start": load(folder, "start-"),
     }
     lines = [f"## {result['date']}: {len(gpus)} x {gpus[0] if gpus else '?'}, commit {result['commit']}", ""]
     lines += table(["check", "result", "s"],
@@ -63,6 +65,14 @@ def main():
     if result["generate"]:
         lines += table(["generate", *keys],
                        [[name, *(number(v, k) for k in keys)] for name, v in result["generate"].items()])
+    keys = ["gib", "stall_seconds", "write_seconds", "write_gib_s", "plain_write_gib_s", "step_ms",
+            "step_ms_while_writing", "slowed_percent"]
+    if result["checkpoint"]:
+        lines += table(["checkpoint", *keys],
+                       [[name, *(number(v, k) for k in keys)] for name, v in result["checkpoint"].items()])
+    if result["start"]:
+        lines += table(["start of gsa train, 1.3b, to its first step", "seconds"],
+                       [[name, number(v, "seconds")] for name, v in result["start"].items()])
     keys = ["reduce_scatter_ms", "all_gather_ms", "reduce_scatter_bus_gb_s", "all_gather_bus_gb_s"]
     if result["comm"]:
         lines += table(["comm", *keys], [[name, *(number(v, k) for k in keys)] for name, v in result["comm"].items()])

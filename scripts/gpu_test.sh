@@ -2,24 +2,36 @@
 # All that a machine with GPUs must show, in one call: tests against the CPU and golden values, the
 # same bits on every run and after a resume, a short run on every number of GPUs, and the benchmarks.
 #
-#   scripts/gpu_test.sh [--out FOLDER] [--skip-bench] [--sanitize]
+#   scripts/gpu_test.sh [--out FOLDER] [--skip-bench] [--sanitize] [--only GROUP[,GROUP]]
 #
-# --sanitize runs the kernels' tests under compute-sanitizer's memcheck and racecheck too: long.
+# Groups, in this order: kernels (tests against the CPU and golden values), runs (bits, resumes,
+# failures, numbers of GPUs, curves), sanitize, and the benchmarks start (of the 1.3B model, to its
+# first step), op, step, generate, checkpoint, comm. --only runs these and no others.
+# --sanitize adds the kernels' tests under compute-sanitizer's memcheck and racecheck, suite by suite,
+# each for at most SANITIZE_SECONDS (120): what is not done by then is said to be unfinished.
 # Builds build/cuda if it must; GSA_BUNDLE names a folder made by scripts/bundle.sh to use instead.
 # Prints one table (report.md) and writes results.json beside it; leaves with 1 if a check failed.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 out=.work/gpu_test/out
-bench=1
-sanitize=0
+groups=kernels,runs,start,op,step,generate,checkpoint,comm
 while [[ $# -gt 0 ]]; do
   case $1 in
     --out) out=$2; shift 2 ;;
-    --skip-bench) bench=0; shift ;;
-    --sanitize) sanitize=1; shift ;;
-    *) die "unknown option $1 (usage: scripts/gpu_test.sh [--out FOLDER] [--skip-bench] [--sanitize])" ;;
+    --skip-bench) groups=kernels,runs; shift ;;
+    --sanitize) groups+=,sanitize; shift ;;
+    --only) groups=$2; shift 2 ;;
+    *) die "unknown option $1 (the head of scripts/gpu_test.sh has them all)" ;;
   esac
 done
+for group in ${groups//,/ }; do
+  case $group in
+    kernels | runs | sanitize | start | op | step | generate | checkpoint | comm) ;;
+    *) die "unknown group $group (the head of scripts/gpu_test.sh has them all)" ;;
+  esac
+done
+wanted() { [[ ,$groups, == *,$1,* ]]; }
+
 gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
 [[ $gpus -gt 0 ]] || die "no GPU here: nvidia-smi lists none"
 mkdir -p "$out"
@@ -42,12 +54,18 @@ checks=$out/checks.tsv
 : >"$checks"
 
 # check NAME COMMAND...: runs it, keeps its output, notes whether it passed.
+readonly OUT_OF_TIME=124 # what `timeout` leaves with
 check() {
-  local name=$1 status=passed begin=$SECONDS
+  local name=$1 status=passed code=0 begin=$SECONDS log=$out/log-${1//[ \/]/-}.txt
   shift
   headline "$name"
-  "$@" >"$out/log-${name// /-}.txt" 2>&1 || status=FAILED
-  [[ $status == passed ]] || tail -n 40 "$out/log-${name// /-}.txt"
+  "$@" >"$log" 2>&1 || code=$?
+  case $code in
+    0) ;;
+    "$OUT_OF_TIME") status=unfinished ;;
+    *) status=FAILED ;;
+  esac
+  [[ $status == passed ]] || tail -n 40 "$log"
   say "$status in $((SECONDS - begin)) s"
   printf '%s\t%s\t%s\n' "$name" "$status" "$((SECONDS - begin))" >>"$checks"
 }
@@ -163,9 +181,47 @@ lost_rank() { # SIGNAL
   [[ $code -ne 0 ]]
 }
 
-under_sanitizer() { # TOOL
-  compute-sanitizer --tool "$1" --error-exitcode 9 "$(find_test kernels_cuda_test)" --gtest_brief=1 \
-    --gtest_filter='-Bandwidth.*'
+under_sanitizer() { # TOOL SUITE
+  timeout "${SANITIZE_SECONDS:-120}" compute-sanitizer --tool "$1" --error-exitcode 9 \
+    "$(find_test kernels_cuda_test)" --gtest_brief=1 --gtest_filter="$2*"
+}
+
+kernel_suites() { # those that measure nothing
+  "$(find_test kernels_cuda_test)" --gtest_list_tests | sed -n 's/^\([A-Za-z].*\)\.\( .*\)\{0,1\}$/\1./p' | grep -v '^Bandwidth'
+}
+
+# Seconds from the start of `gsa train` on the 1.3B model to the end of its first step. The run is
+# killed there: its checkpoint is of no use.
+first_step() { # NAME
+  local run="$work/runs/start-$1" seconds='' process
+  rm -rf "$run"
+  "$gsa" train configs/gsa-1.3b.yaml train.batch_tokens=16384 data.train="$work/shards" data.validation= \
+    train.validate_every=0 run.directory="$work/runs" run.name="start-$1" &
+  process=$!
+  for ((i = 0; i < 1200; ++i)); do
+    seconds=$(sed -n 's/.*"first_step".*"seconds":\([0-9.e+-]*\).*/\1/p' "$run/events.jsonl" 2>/dev/null || true)
+    if [[ -n $seconds ]] || ! kill -0 "$process" 2>/dev/null; then
+      break
+    fi
+    sleep 0.1
+  done
+  kill -KILL "$process" 2>/dev/null || true
+  wait "$process" 2>/dev/null || true
+  [[ -n $seconds ]] || return 1
+  echo "{\"seconds\":$seconds}" | tee "$out/start-$1.json"
+}
+
+# What a checkpoint takes on the disk, twice: the plain writes beside it take as much.
+readonly CHECKPOINT_KIB=$((40 * 1024 * 1024))
+bench_checkpoint() {
+  local room
+  room=$(df --output=avail "$work" | tail -n 1)
+  if [[ $room -lt $CHECKPOINT_KIB ]]; then
+    say "skipped: bench checkpoint wants $((CHECKPOINT_KIB / 1024 / 1024)) GiB of disk, $((room / 1024 / 1024)) are free"
+    return
+  fi
+  check "bench checkpoint" "$gsa" bench checkpoint configs/gsa-1.3b.yaml --directory "$work" \
+    --json "$out/checkpoint-1.3b.json"
 }
 
 bench_step() { # NAME RANKS CONFIG [options]
@@ -177,42 +233,66 @@ bench_step() { # NAME RANKS CONFIG [options]
 
 headline "Making shards of the repository's own text"
 make_shards >"$out/log-shards.txt" 2>&1 || { cat "$out/log-shards.txt"; die "no shards"; }
-begin_cpu_run
-check "kernel tests" "$(find_test kernels_cuda_test)" --gtest_brief=1
-check "golden model tests" "$(find_test model_golden_test)" --gtest_brief=1
-check "same bits twice" same_bits
-check "same bits after a resume" same_bits_after_resume
-check "same bits after a resume elsewhere" same_bits_elsewhere
-check "more ranks than GPUs" too_many_ranks
-check "a model larger than the GPU" out_of_memory
-for ranks in 2 4; do
-  [[ $ranks -le $gpus ]] || continue
-  check "collectives on $ranks GPUs" mpirun --bind-to none -n "$ranks" "$(find_test nccl_test)" --gtest_brief=1
-  check "$ranks GPUs" same_curve "$ranks"
-done
-if [[ $gpus -ge 2 ]]; then
-  check "a rank is killed" lost_rank KILL
-  check "a rank is stopped" lost_rank STOP
+if wanted runs; then
+  begin_cpu_run
 fi
-if [[ $sanitize == 1 ]]; then
-  check "memcheck" under_sanitizer memcheck
-  check "racecheck" under_sanitizer racecheck
+if wanted kernels; then
+  check "kernel tests" "$(find_test kernels_cuda_test)" --gtest_brief=1
+  check "golden model tests" "$(find_test model_golden_test)" --gtest_brief=1
 fi
-check "CPU and GPU curves" cpu_and_gpu
-if [[ $bench == 1 ]]; then
+if wanted runs; then
+  check "same bits twice" same_bits
+  check "same bits after a resume" same_bits_after_resume
+  check "more ranks than GPUs" too_many_ranks
+  check "a model larger than the GPU" out_of_memory
+  for ranks in 2 4; do
+    [[ $ranks -le $gpus ]] || continue
+    check "collectives on $ranks GPUs" mpirun --bind-to none -n "$ranks" "$(find_test nccl_test)" --gtest_brief=1
+    check "$ranks GPUs" same_curve "$ranks"
+  done
+  if [[ $gpus -ge 2 ]]; then
+    check "a rank is killed" lost_rank KILL
+    check "a rank is stopped" lost_rank STOP
+  fi
+  check "CPU and GPU curves" cpu_and_gpu
+fi
+if wanted sanitize; then
+  for suite in $(kernel_suites); do
+    check "memcheck $suite" under_sanitizer memcheck "$suite"
+    check "racecheck $suite" under_sanitizer racecheck "$suite"
+  done
+fi
+if wanted start; then
+  # No algorithms of products are known on the first start, all of them on the second.
+  rm -rf "$work/products"
+  export GSA_PRODUCT_CACHE=$work/products
+  check "start cold" first_step cold
+  check "start warm" first_step warm
+  unset GSA_PRODUCT_CACHE
+fi
+if wanted op; then
   op() { check "bench op $1" "$gsa" bench op --json "$out/op-$1.json" "${@:2}"; }
   op b8-t2048-h4-512
   op b8-t2048-h4-512-projected --projected
   op b1-t16384-h4-512 --batch 1 --length 16384
   op b8-t2048-h5-512 --heads 5
   op b8-t2048-h32-8-128 --heads 32 --kv-heads 8 --head-dim 128
+fi
+if wanted step; then
   bench_step 1.3b 1 configs/gsa-1.3b.yaml
   bench_step 1.3b-accumulated 1 configs/gsa-1.3b.yaml --accumulation 8 --steps 2
   bench_step 2.7b 1 configs/gsa-2.7b.yaml
+fi
+if wanted generate; then
   for batch in 1 8 64; do
     check "bench generate b$batch" "$gsa" bench generate configs/gsa-1.3b.yaml --batch "$batch" \
       --json "$out/generate-1.3b-b$batch.json"
   done
+fi
+if wanted checkpoint; then
+  bench_checkpoint
+fi
+if wanted comm; then
   for ranks in 2 4; do
     [[ $ranks -le $gpus ]] || continue
     bench_step "1.3b-x$ranks" "$ranks" configs/gsa-1.3b.yaml

@@ -68,6 +68,10 @@ void RunReporter::started(int64_t ranks, const std::string& checkpoint) {
          .pid = getpid()});
 }
 
+void RunReporter::first_step(int64_t step, double seconds) {
+  event({.kind = "first_step", .step = step, .seconds = seconds});
+}
+
 void RunReporter::step(const StepMetrics& metrics) {
   step_ = metrics.step;
   without_fail([&] { metrics_.write(metrics); });

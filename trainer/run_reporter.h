@@ -26,6 +26,8 @@ class RunReporter {
 
   // `checkpoint`: the one that the run goes on from, or empty.
   void started(int64_t ranks, const std::string& checkpoint);
+  // The first step of this start is done, so long after the process began.
+  void first_step(int64_t step, double seconds);
   void step(const StepMetrics& metrics);
   // The step that was just done changed nothing, for this reason.
   void skipped(int64_t step, const std::string& reason);

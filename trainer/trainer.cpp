@@ -161,6 +161,9 @@ RunEnd Trainer::run() {
     clock_->step_took(seconds_since(begin));  // with its validation
     if (progress_.step == first_step + 1) {
       checkpoints_->prepare();  // where it delays no first step
+      if (reporter_) {
+        reporter_->first_step(progress_.step, process_age());
+      }
     }
     if (skipped_in_a_row_ >= config_.train.max_skipped_steps) {
       give_up();

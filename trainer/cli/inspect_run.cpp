@@ -79,6 +79,16 @@ std::string end_of_start(const std::vector<RunEvent>& events, size_t begin, size
   return "killed, or lost with its machine";
 }
 
+// How long the start before `next` took to its first step, if it came so far.
+std::string first_step_of(const std::vector<RunEvent>& events, size_t begin, size_t next) {
+  for (size_t i = begin; i < next; ++i) {
+    if (events[i].kind == "first_step") {
+      return fmt::format(", first step after {}", human_duration(events[i].seconds));
+    }
+  }
+  return "";
+}
+
 void show_starts(const std::vector<RunEvent>& events,
                  const std::optional<HeartbeatState>& heartbeat) {
   std::vector<size_t> starts;
@@ -91,8 +101,9 @@ void show_starts(const std::vector<RunEvent>& events,
   for (size_t i = 0; i < starts.size(); ++i) {
     const RunEvent& start = events[starts[i]];
     const size_t next = i + 1 < starts.size() ? starts[i + 1] : events.size();
-    print(fmt::format("    {} at step {}, {} {} from {}: {}", local_time(start.time), start.step,
+    print(fmt::format("    {} at step {}, {} {} from {}{}: {}", local_time(start.time), start.step,
                       start.ranks, start.ranks == 1 ? "rank" : "ranks", start.host,
+                      first_step_of(events, starts[i], next),
                       end_of_start(events, starts[i], next, heartbeat)));
   }
 }

@@ -2,6 +2,7 @@
 // all starts (metrics.jsonl, by contrast, drops the steps that a resumed run does again).
 //
 //   {"time":1795400000.1,"event":"start","step":0,"ranks":8,"host":"node1","pid":4711}
+//   {"time":1795400012.3,"event":"first_step","step":1,"seconds":12.4}
 //   {"time":1795400100.2,"event":"checkpoint","step":100,"seconds":3.2,"stalled":0.01,"bytes":16524}
 //   {"time":1795400150.7,"event":"skip","step":123,"loss":11.2,"reason":"..."}
 //   {"time":1795400160.1,"event":"stop","step":130,"reason":"done"}
@@ -16,15 +17,17 @@
 
 namespace gsa {
 
-// `kind` is one of start, checkpoint, checkpoint_failed, skip, stop.
+// `kind` is one of start, first_step, checkpoint, checkpoint_failed, skip, stop.
 struct RunEvent {
   double time = 0;  // seconds since 1970
   std::string kind;
   int64_t step = 0;    // that the run had behind it
   std::string reason;  // of a skip, a failure, a stop; the checkpoint that a start goes on from
-  double seconds = 0;  // that a checkpoint took, from its beginning until it was whole
-  double stalled = 0;  // and that the host did nothing else for it
-  int64_t bytes = 0;   // in its files
+  // That a checkpoint took, from its beginning until it was whole; of a start's first step, from
+  // the beginning of the process to the step's end.
+  double seconds = 0;
+  double stalled = 0;  // that the run did nothing else for the checkpoint
+  int64_t bytes = 0;   // in the checkpoint's files
   int64_t ranks = 0;   // of a start, with the host and process of rank 0
   std::string host;
   int64_t pid = 0;

@@ -78,7 +78,8 @@ TEST_F(Commands, EvaluateAgreesWithItselfOnTwoRanks) {
 
 TEST_F(Commands, InspectKnowsShardsCheckpointsAndRuns) {
   expect("inspect shards/train", {"RedPajamaC4", "unigram entropy"});
-  expect("inspect runs/tiny", {"30 steps", "step-00000030: 0.00 GiB in", "training stood still"});
+  expect("inspect runs/tiny",
+         {"30 steps", "step-00000030: 0.00 GiB in", "training stood still", "first step after"});
   expect("inspect runs/tiny/checkpoints/step-00000030", {"model.embeddings.weight", "257 x 32"});
 }
 

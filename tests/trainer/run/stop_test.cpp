@@ -39,7 +39,7 @@ TEST_F(Stop, EachOfTheSignalsCheckpointsAndLeavesWith75) {
     EXPECT_EQ(launched.wait(), stopped) << launched.output();
     expect_whole(run);
     const std::vector<RunEvent> events = read_events(folder(run) / "events.jsonl");
-    ASSERT_EQ(events.size(), 3U);  // start, checkpoint, stop
+    ASSERT_EQ(events.size(), 4U);  // start, first step, checkpoint, stop
     EXPECT_EQ(events.back().reason, "a signal");
     EXPECT_EQ(read_heartbeat(folder(run) / "heartbeat.json").state, "stopped");
   }
