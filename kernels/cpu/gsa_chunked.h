@@ -9,6 +9,8 @@
 // are large enough for a processor's registers.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/cpu/gsa_products.h"
 #include "kernels/cpu/gsa_view.h"
 

@@ -3,6 +3,7 @@
 // the forward pass saved (or made again, if it saved nothing). The sums of the gate's gradient
 // start anew at each tile from the states there and their gradients, so that rounding does not pile
 // up over a sequence.
+#include <algorithm>
 #include <array>
 
 #include "kernels/backends.h"

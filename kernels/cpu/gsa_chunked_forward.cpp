@@ -1,4 +1,6 @@
 // The chunked form, forward. See gsa_chunked.h for the way it goes.
+#include <algorithm>
+
 #include "kernels/backends.h"
 #include "kernels/cpu/gsa_activations.h"
 #include "kernels/cpu/gsa_chunked.h"

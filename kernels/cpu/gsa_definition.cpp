@@ -1,6 +1,7 @@
 // Gated slot attention as it is defined: token by token, every state kept, plain loops. It is what
 // the other forms are held against, so nothing here is clever: the gate's gradient, for one, is
 // taken from the states themselves and not from the identity that the other forms use.
+#include <algorithm>
 #include <vector>
 
 #include "kernels/cpu/gsa_activations.h"

@@ -1,6 +1,8 @@
 // The recurrent form: one token after another, in the memory of one state a head. Forward it is
 // what generation runs, one token a sequence: the states are read and written once. Backward it
 // makes the states again, from checkpoints at every stretch of about sqrt(T) tokens.
+#include <algorithm>
+
 #include "kernels/backends.h"
 #include "kernels/cpu/gsa_activations.h"
 #include "kernels/cpu/gsa_view.h"

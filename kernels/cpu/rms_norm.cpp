@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/backends.h"
 #include "kernels/cpu/math.h"
 #include "kernels/cpu/parallel.h"

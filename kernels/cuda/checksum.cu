@@ -3,6 +3,8 @@
 // A block of 256 threads sums its share in registers, over the block, and adds one 64-bit integer
 // to the result atomically: integers, so that the order does not matter. About 25 integer
 // operations an element; 1.4 billion bf16 weights are 2.8 GB, read once.
+#include <algorithm>
+
 #include "kernels/backends.h"
 #include "kernels/checksum_mix.h"
 #include "kernels/cuda/launch.h"

@@ -17,6 +17,8 @@
 //
 // Shared memory: the input's columns of this block times the norm's weight, in bfloat16 (rows 64
 // bytes off a multiple of 128: no conflicts); the warps' partial sums of two rounds.
+#include <algorithm>
+
 #include "kernels/cuda/decode_linear.h"
 
 namespace gsa::kernels::cuda::decode {

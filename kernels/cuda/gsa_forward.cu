@@ -10,6 +10,8 @@
 // walks and 1,024 read-outs, 56 KB of shared memory, 3 blocks a multiprocessor.
 //
 // With more slots, scan and read-out are kernels by themselves.
+#include <algorithm>
+
 #include "kernels/cuda/gsa_forward_read.h"
 #include "kernels/cuda/gsa_scan_walk.h"
 

@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "data/block_reader.h"
 #include "data/document_parser.h"
 #include "data/error.h"

@@ -2,6 +2,7 @@
 // lengths, groups, dimensions and gates.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 

@@ -1,6 +1,7 @@
 // Every operation of the layers on CUDA against the CPU: dtypes, odd sizes, strided rows, aliases.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "tests/kernels/cuda/both_devices.h"

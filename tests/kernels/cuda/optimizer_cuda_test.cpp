@@ -1,6 +1,7 @@
 // The optimizer's operations and the runtime on CUDA.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
