@@ -168,7 +168,6 @@ GsaScanArgs state_scan(const ForwardParts& parts, bool wants_final) {
   scan.query_heads = static_cast<int>(parts.sizes.query_heads);
   scan.row_heads = parts.gates.heads;
   scan.weight_heads = parts.gates.heads;
-  scan.reverse = false;
   set_segments(scan, parts);
   return scan;
 }

@@ -122,7 +122,6 @@ struct GsaScanArgs {
   int query_heads;   // that `initial` and `final` have
   int row_heads;     // of `rows`
   int weight_heads;  // of `weights`
-  bool reverse;      // from the last chunk to the first
   int sequences;
   int segment_chunks;     // that a segment has, of one sequence
   int segments;           // at most so many, of all sequences; those of one are neighbours

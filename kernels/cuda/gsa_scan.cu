@@ -1,4 +1,5 @@
-// The scan by itself (gsa_scan_walk.h): in reverse, and the first pass of one by segments.
+// The scan by itself (gsa_scan_walk.h): for more slots than the forward kernel takes, and the first
+// pass of one by segments.
 #include "kernels/cuda/gsa_scan_walk.h"
 
 namespace gsa::kernels::cuda {

@@ -1,8 +1,8 @@
-// States at every chunk's boundary: K and V forward, their gradients backward.
+// States at every chunk's boundary.
 //
 //   state[m, d] = e^{b_end[m]} state[m, d] + sum over the chunk's tokens t of w[t, m] x[t, d]
-//   forward: w = s e^(b_end - b), x = k or v;  reverse: w = r e^b, x = q or dO
-//   projected: q, k and v are swish of the rows that come, applied where they land
+//   w = s e^(b_end - b), x = k or v
+//   projected: k and v are swish of the rows that come, applied where they land
 //
 // A block has one head of one sequence, or of a segment of it, and 64 or 128 of its dimensions; the
 // state [slots, dimensions] stays in registers in float32, as the accumulators of a warpgroup's
@@ -89,10 +89,8 @@ struct ScanBlock {
         end(min(begin + scan.segment_chunks, chunks)) {}
 
   __device__ bool exists() const { return place.sequence >= 0; }
-  // The last of its sequence, as the walk goes.
+  // The last of its sequence.
   __device__ bool is_last() const { return end == chunks; }
-  // The i-th chunk of the walk.
-  __device__ int chunk_at(int i) const { return args.reverse ? chunks - 1 - i : i; }
   __device__ uint32_t stage(int i) const {
     return shared + uint32_t(i % Tiles::stages * Tiles::stage_bytes);
   }
@@ -106,13 +104,12 @@ struct ScanBlock {
   // Begins copying the i-th chunk's weights and rows, if it is the block's.
   __device__ void fetch(int i) const {
     if (i < end) {
-      const int chunk = chunk_at(i);
       const int weight_head = head / (args.heads / args.weight_heads);
       const int row_head = head / (args.heads / args.row_heads);
-      const int first_row = chunk * chunk_rows;
+      const int first_row = i * chunk_rows;
       const bfloat16* weights =
           part.weights +
-          (int64_t(first_chunk + chunk) * args.weight_heads + weight_head) * (chunk_rows * slots);
+          (int64_t(first_chunk + i) * args.weight_heads + weight_head) * (chunk_rows * slots);
 #pragma unroll
       for (int panel = 0; panel < Tiles::weight_panels; ++panel) {
         copy_panel<chunk_rows, Tiles::threads>(stage(i) + panel * panel_bytes,
@@ -146,7 +143,7 @@ struct ScanBlock {
     if (i >= end) {
       return 0.0F;
     }
-    const int64_t chunk = first_chunk + chunk_at(i);
+    const int64_t chunk = first_chunk + i;
     const int gate_head = head / (args.heads / args.gate_heads);
     return args
         .decay[((chunk * args.gate_heads + gate_head) * chunk_rows + chunk_rows - 1) * slots +
@@ -155,8 +152,7 @@ struct ScanBlock {
   // Where the state before the i-th chunk goes, from `slot` on.
   __device__ bfloat16* states(int i, int slot) const {
     return part.states +
-           ((int64_t(first_chunk + chunk_at(i)) * args.heads + head) * slots + slot) *
-               part.padded_dim +
+           ((int64_t(first_chunk + i) * args.heads + head) * slots + slot) * part.padded_dim +
            column;
   }
   // What a segment adds to the state and leaves of it.
@@ -171,18 +167,16 @@ struct ScanBlock {
 };
 
 // How a chunk scales a slot's state, from the last b of the chunk relative to its reference
-// (GsaGates). Forward the weights are complete, and what is stored is what e^b relative to the
-// reference reads. In reverse the weights are relative, and the stored gradient is complete.
+// (GsaGates). The weights are complete, and what is stored is what e^b relative to the reference
+// reads.
 struct ScanFactors {
   float stored;
   float before;  // the chunk is added
-  float after;
 
-  __device__ ScanFactors(float relative_end, bool reverse) {
+  __device__ explicit ScanFactors(float relative_end) {
     const float reference = fmaxf(relative_end, -GsaGates::factor_limit);
-    stored = reverse ? 1.0F : __expf(reference);
-    before = __expf(reverse ? relative_end : relative_end + reference);
-    after = reverse ? __expf(reference) : 1.0F;
+    stored = __expf(reference);
+    before = __expf(relative_end + reference);
   }
 };
 
@@ -338,15 +332,15 @@ __device__ void walk_segment(const GsaScanArgs& args, const ScanItem& item, unsi
   for (int i = block.begin; i < block.end; ++i) {
     __syncthreads();
     if (!segments_only && i > block.begin) {
-      after_store(block.first_chunk + block.chunk_at(i - 1));
+      after_store(block.first_chunk + i - 1);
     }
     block.fetch(i + Tiles::stages - 1);
-    const ScanFactors low(end_low, args.reverse);
-    const ScanFactors high(end_high, args.reverse);
+    const ScanFactors low(end_low);
+    const ScanFactors high(end_high);
     end_low = block.end_decay(i + 1, slot);
     end_high = block.end_decay(i + 1, slot + 8);
-    left_low *= low.before * low.after;
-    left_high *= high.before * high.after;
+    left_low *= low.before;
+    left_high *= high.before;
     // A panel at a time, so that few registers hold what is on its way to memory.
 #pragma unroll
     for (int panel = 0; panel < Tiles::panels; ++panel) {
@@ -368,7 +362,6 @@ __device__ void walk_segment(const GsaScanArgs& args, const ScanItem& item, unsi
 #pragma unroll
     for (int panel = 0; panel < Tiles::panels; ++panel) {
       hold(state[panel], panel_tiles);
-      scale_rows(state[panel], low.after, high.after);
     }
   }
   wait_copies<0>();
@@ -378,7 +371,7 @@ __device__ void walk_segment(const GsaScanArgs& args, const ScanItem& item, unsi
   }
   if (block.begin < block.end) {
     __syncthreads();
-    after_store(block.first_chunk + block.chunk_at(block.end - 1));
+    after_store(block.first_chunk + block.end - 1);
   }
   if (block.is_last()) {
     store_final(block, slot, place.column, state);
