@@ -62,7 +62,7 @@ esac
 KERNELS = r"""#!/bin/bash
 case "$*" in
   *--gtest_list_tests*) printf 'Running main()\nGsaOp.\n  First\nForms/GsaForms.  # TypeParam\n  A/0\nBandwidth.\n  Copy\n' ;;
-  *"--gtest_filter=$SLOW"*) [[ -z $SLOW ]] || sleep 10 ;;
+  *"--gtest_filter=$SLOW"*) [[ -z $SLOW ]] || { echo "$FOUND"; sleep 10; } ;;
 esac
 """
 
@@ -99,7 +99,7 @@ class GpuTest(unittest.TestCase):
     def run_script(self, *arguments, **variables):
         environment = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
                        "GSA_BUNDLE": str(self.folder / "bundle"), "PLAYED": str(self.folder / "played"),
-                       "FIGURES": str(self.folder / "figures.json"), "FAILING": "", "SLOW": "",
+                       "FIGURES": str(self.folder / "figures.json"), "FAILING": "", "SLOW": "", "FOUND": "",
                        **variables}
         environment.pop("GSA", None)
         return subprocess.run(["bash", self.root / "scripts/gpu_test.sh", *arguments], cwd=self.root,
@@ -136,6 +136,18 @@ class GpuTest(unittest.TestCase):
         self.assertEqual(self.result_of("racecheck GsaOp."), "unfinished")
         self.assertEqual(self.result_of("memcheck Forms/GsaForms."), "passed")
         self.assertIsNone(self.result_of("memcheck Bandwidth."))
+
+    def test_what_a_sanitizer_found_before_its_time_was_over_counts(self):
+        result = self.run_script("--only", "sanitize", SANITIZE_SECONDS="1", SLOW="GsaOp.",
+                                 FOUND="========= Invalid __global__ read of size 4 bytes")
+        self.assertEqual(result.returncode, 1)
+        self.assertEqual(self.result_of("racecheck GsaOp."), "FAILED")
+
+    def test_a_machine_without_a_gpu_is_told_so(self):
+        self.program("bin", "nvidia-smi", "#!/bin/bash\nexit 9\n")
+        result = self.run_script()
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("no GPU here", result.stderr)
 
     def test_what_it_does_not_know_is_refused(self):
         for arguments in (["--only", "ops"], ["--fast"]):
