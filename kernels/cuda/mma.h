@@ -49,20 +49,14 @@ __device__ inline uint32_t panel_offset(int row, int piece) {
   return static_cast<uint32_t>(row * panel_row_bytes + ((piece ^ (row & 7)) * piece_bytes));
 }
 
-// Where a lane's row address for ldmatrix lies in a panel, for the first step and the first pair of
-// tiles. `rows`: lanes 0 to 15 hold rows, the upper half of the warp the next piece (left operands,
-// and right ones that lie by depth). `columns`: lanes 8 to 15 hold the next piece (right operands
-// that lie by columns). A later piece is an exclusive or away, a later row an addition: panels
-// begin at multiples of 1024 bytes.
+// Where a lane's row address for ldmatrix lies in a panel, for the first step: lanes 0 to 15 hold
+// rows, the upper half of the warp the next piece. A later piece is an exclusive or away, a later
+// row an addition: panels begin at multiples of 1024 bytes.
 __device__ inline uint32_t lane_rows(int lane) {
   return panel_offset(lane % 16, lane / 16);
 }
-__device__ inline uint32_t lane_columns(int lane) {
-  return panel_offset(lane % 8 + lane / 16 * 8, lane / 8 % 2);
-}
-// Two pieces are a step of depth 16, or a pair of tiles.
+// Two pieces are a step of depth 16.
 inline constexpr uint32_t two_pieces = 2 * piece_bytes;
-inline constexpr uint32_t sixteen_rows = 16 * panel_row_bytes;
 
 __device__ inline uint32_t pack_pair(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -110,12 +104,6 @@ __device__ inline void load_matrices(uint32_t (&r)[4], uint32_t address) {
                : "r"(address)
                : "memory");
 }
-__device__ inline void load_matrices_transposed(uint32_t (&r)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
-}
 
 __device__ inline void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                      uint32_t b1) {
@@ -132,64 +120,8 @@ __device__ inline void load_step(uint32_t (&a)[4], uint32_t panel, int row, int 
                        (uint32_t(step) * two_pieces));
 }
 
-// The same of columns [column, column + 16) of a panel of 64 rows, transposed.
-__device__ inline void load_step_transposed(uint32_t (&a)[4], uint32_t panel, int column, int step,
-                                            int lane) {
-  const int row = step * 16 + lane % 8 + lane / 16 * 8;
-  load_matrices_transposed(a, panel + panel_offset(row, column / piece_columns + lane / 8 % 2));
-}
-
 // How the right operand [64 deep, 64 columns] lies in a panel.
 enum class PanelRows { depth, columns };
-
-// c += a b for 16 columns of b, [16 pair, 16 pair + 16), and one step of depth 16.
-template <PanelRows rows>
-__device__ inline void multiply_pair(float (*c)[4], const uint32_t (&a)[4], uint32_t panel,
-                                     int step, int pair, int lane) {
-  uint32_t b[4];
-  if constexpr (rows == PanelRows::columns) {
-    load_matrices(b, ((panel + lane_columns(lane)) ^ (uint32_t(step) * two_pieces)) +
-                         uint32_t(pair) * sixteen_rows);
-  } else {
-    load_matrices_transposed(b, ((panel + lane_rows(lane)) ^ (uint32_t(pair) * two_pieces)) +
-                                    uint32_t(step) * sixteen_rows);
-  }
-  multiply_tile(c[0], a, b[0], b[1]);
-  multiply_tile(c[1], a, b[2], b[3]);
-}
-
-// c += a b for one step of depth 16.
-template <PanelRows rows>
-__device__ inline void multiply_step(float (*c)[4], const uint32_t (&a)[4], uint32_t panel,
-                                     int step, int lane) {
-#pragma unroll
-  for (int pair = 0; pair < panel_tiles / 2; ++pair) {
-    multiply_pair<rows>(c + 2 * pair, a, panel, step, pair, lane);
-  }
-}
-
-// c += a b, for 64 rows of a panel as the right operand.
-template <PanelRows rows>
-__device__ inline void multiply_panel(float (*c)[4], const StripOperand& a, uint32_t panel,
-                                      int lane) {
-#pragma unroll
-  for (int step = 0; step < panel_steps; ++step) {
-    multiply_step<rows>(c, a[step], panel, step, lane);
-  }
-}
-
-// The same with rows [row, row + 16) of the panel `a` as the left operand, a step at a time: twelve
-// registers less.
-template <PanelRows rows>
-__device__ inline void multiply_panels(float (*c)[4], uint32_t a, int row, uint32_t panel,
-                                       int lane) {
-#pragma unroll
-  for (int step = 0; step < panel_steps; ++step) {
-    uint32_t left[4];
-    load_step(left, a, row, step, lane);
-    multiply_step<rows>(c, left, panel, step, lane);
-  }
-}
 
 __device__ inline void clear(float (*c)[4], int tiles) {
 #pragma unroll
