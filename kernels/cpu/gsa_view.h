@@ -154,14 +154,10 @@ inline int64_t scratch_threads() {
 // differ in length). `work`: element operations of a unit. The body must not throw.
 template <typename Body>
 void for_each_unit(int64_t units, int64_t work, const Body& body) {
-  const int64_t threads = std::min<int64_t>(scratch_threads(), units);
-  if (threads <= 1 || units * work < min_parallel_work) {
-    for (int64_t unit = 0; unit < units; ++unit) {
-      body(unit, int64_t{0});
-    }
-    return;
-  }
-#pragma omp parallel for schedule(dynamic, 1) num_threads(int(threads))
+  // One thread runs the same region (see parallel_for).
+  const bool alone = units * work < min_parallel_work;
+  const int threads = alone ? 1 : int(std::clamp<int64_t>(units, 1, scratch_threads()));
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t unit = 0; unit < units; ++unit) {
     body(unit, int64_t{omp_get_thread_num()});
   }

@@ -17,16 +17,17 @@ inline constexpr int64_t min_parallel_work = 16384;
 
 // Calls body(begin, end) on contiguous pieces that make up [0, count), one a thread, and waits.
 // `work` is the number of element operations of one index. The body must not throw.
+//
+// One thread runs the same parallel region: the compiler makes the region's body once. A second
+// copy for one thread may be vectorized in another way, and then sums in other bits.
 template <typename Body>
 void parallel_for(int64_t count, int64_t work, const Body& body) {
-  const int64_t threads = std::min<int64_t>(omp_get_max_threads(), count);
-  if (threads <= 1 || count * work < min_parallel_work) {
-    if (count > 0) {
-      body(int64_t{0}, count);
-    }
+  if (count <= 0) {
     return;
   }
-#pragma omp parallel num_threads(int(threads))
+  const bool alone = count * work < min_parallel_work;
+  const int threads = alone ? 1 : int(std::min<int64_t>(omp_get_max_threads(), count));
+#pragma omp parallel num_threads(threads)
   {
     const int64_t team = omp_get_num_threads();
     const int64_t me = omp_get_thread_num();
