@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that gsa is built with, on Debian 12 and Ubuntu 24.04.
+# Installs the Debian packages that gsa is built with, on Debian 12 and 13 and Ubuntu 24.04.
 #
 #   scripts/install.sh            what building, running and plotting need
 #   scripts/install.sh --tests    and the tools that only scripts/test.sh uses
@@ -21,23 +21,25 @@ BUILD_PACKAGES=(
   libgtest-dev libgmock-dev libbenchmark-dev
   python3 python3-numpy python3-matplotlib python3-h5py # plots, a look into checkpoints
 )
-TEST_PACKAGES=(git clang-format-14 shellcheck procps) # procps: pkill, for the test that kills a rank
-# The linter must know the standard library that it reads: release 14 knows that of Debian 12, and
-# not the newer one of Ubuntu 24.04, where scripts/test.sh skips the linter.
-LINT_PACKAGES=(clang-tidy-14)
+TEST_PACKAGES=(git shellcheck procps) # procps: pkill, for the test that kills a rank
+# Release 14 of the formatter, where there is one. The linter must know the standard library that it
+# reads: release 14 knows that of Debian 12 and no newer one. scripts/test.sh skips what is missing.
+case $(. /etc/os-release && echo "$ID-$VERSION_ID") in
+  debian-12) TEST_PACKAGES+=(clang-format-14 clang-tidy-14) ;;
+  ubuntu-24.04) TEST_PACKAGES+=(clang-format-14) ;;
+esac
 
 packages=("${BUILD_PACKAGES[@]}")
 case ${1:-} in
   '') ;;
   --tests)
     packages+=("${TEST_PACKAGES[@]}")
-    grep -q '^ID=debian' /etc/os-release && packages+=("${LINT_PACKAGES[@]}")
     ;;
   *) die "unknown option $1 (known: --tests)" ;;
 esac
 
 command -v dpkg-query >/dev/null ||
-  die "needs Debian 12 or Ubuntu 24.04; elsewhere install the like of: ${packages[*]}"
+  die "needs Debian 12, 13 or Ubuntu 24.04; elsewhere install the like of: ${packages[*]}"
 
 missing=()
 for package in "${packages[@]}"; do

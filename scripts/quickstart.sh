@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a bare Debian 12 or Ubuntu 24.04 to a small language model that writes, on two CPU cores:
+# From a bare Debian 12 or 13 or Ubuntu 24.04 to a small language model that writes, on two CPU cores:
 # packages, build, real text, tokenizer, training with a stop and a resume, curve, text.
 #
 #   scripts/quickstart.sh
