@@ -43,7 +43,7 @@ void RunFolder::write_config(const Config& resolved) const {
 std::optional<std::filesystem::path> choose_checkpoint(const RunFolder& folder,
                                                        const std::string& request) {
   if (request == "auto") {
-    const auto newest = newest_whole_checkpoint(folder.checkpoints(), report_damaged);
+    auto newest = newest_whole_checkpoint(folder.checkpoints(), report_damaged);
     if (const auto all = list_checkpoints(folder.checkpoints()); !newest && !all.empty()) {
       throw CheckpointError(
           fmt::format("{}: none of its {} checkpoints can be used, as told above; a fresh start "
