@@ -248,6 +248,7 @@ fi
 if wanted runs; then
   check "same bits twice" same_bits
   check "same bits after a resume" same_bits_after_resume
+  check "same bits after a resume elsewhere" same_bits_elsewhere
   check "more ranks than GPUs" too_many_ranks
   check "a model larger than the GPU" out_of_memory
   for ranks in 2 4; do

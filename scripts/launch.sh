@@ -90,6 +90,7 @@ newest_step() {
 }
 
 binary=$(gsa_binary)
+one_host=''
 command=(mpirun -n "$ranks" --bind-to none)
 if [[ -n $hostfile ]]; then
   mpi_environment
@@ -98,6 +99,7 @@ elif [[ -n ${SLURM_JOB_ID:-} ]]; then
   mpi_environment # mpirun takes the hosts from the allocation
 else
   mpi_environment_one_host
+  one_host=1
   command+=(--oversubscribe) # more ranks than cores is slow, not wrong
 fi
 while IFS='=' read -r name _; do
@@ -118,14 +120,45 @@ stop() {
 }
 trap stop INT TERM USR1
 
+# Open MPI 4 can lock up on its way out when a rank dies while it connects: the ranks are gone, and
+# mpirun stays. Where it has them all as children, one that is without any for so long is ended.
+readonly OUTLIVED_SECONDS=${GSA_OUTLIVED_SECONDS:-60}
+
+has_living_child() { # PID
+  local children=() process state
+  read -ra children 2>/dev/null <"/proc/$1/task/$1/children" || true # the line has no end
+  for process in "${children[@]}"; do
+    state=$(sed 's/.*) \(.\) .*/\1/' "/proc/$process/stat" 2>/dev/null) || continue
+    [[ $state == [ZX] ]] || return 0
+  done
+  return 1
+}
+
+end_if_outlived() { # PID
+  local alone=0
+  while sleep 1 && kill -0 "$1" 2>/dev/null; do
+    if has_living_child "$1"; then
+      alone=0
+    elif ((++alone >= OUTLIVED_SECONDS)); then
+      say "mpirun has been without ranks for $OUTLIVED_SECONDS s: ending it" >&2
+      kill -KILL "$1" 2>/dev/null || true
+      return
+    fi
+  done
+}
+
 # Runs a command in the background and waits for it, signals or not; its exit code is in `code`. It
 # gets a process group of its own, so that a Ctrl-C of the terminal reaches this script alone.
 run_to_end() {
-  local seen status
+  local seen status guard=''
   set -m
   "$@" &
   child=$!
   set +m
+  if [[ $1 == mpirun && -n $one_host ]]; then
+    end_if_outlived "$child" &
+    guard=$!
+  fi
   code=0
   while true; do
     seen=$signals status=0
@@ -135,6 +168,7 @@ run_to_end() {
     # A signal ends `wait` early, with a status that is the signal's.
     [[ $seen != "$signals" ]] || break
   done
+  [[ -z $guard ]] || kill "$guard" 2>/dev/null || true
   child=''
 }
 

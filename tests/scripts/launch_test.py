@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TIMEOUT = 60  # seconds; every case takes about one
 
 # Plays the program: start N does what line N of $PLAN says: "STEPS CODE" writes that many steps and
-# leaves with that code; "STEPS wait" then waits for SIGUSR1, and leaves with 75 as gsa does.
+# leaves with that code; "STEPS wait" then waits for SIGUSR1, and leaves with 75 as gsa does; "STEPS
+# hang" stays without ranks.
 FAKE_MPIRUN = r"""#!/bin/bash
 echo "mpirun $*" >>"$PLAYED"
 start=$(wc -l <"$PLAYED")
@@ -21,6 +22,9 @@ last=$(wc -l <"$RUN/metrics.jsonl" 2>/dev/null || echo 0)
 for ((i = 1; i <= steps; i++)); do
   echo "{\"step\":$((last + i)),\"loss\":1}" >>"$RUN/metrics.jsonl"
 done
+if [[ $code == hang ]]; then
+  exec tail -f /dev/null # as mpirun that is locked up: no children, and no end
+fi
 if [[ $code == wait ]]; then
   trap 'exit 75' USR1
   trap 'exit 1' TERM
@@ -89,6 +93,14 @@ class Launch(unittest.TestCase):
         self.assertEqual(code, 0, output)
         self.assertEqual(len(self.starts()), 4)
         self.assertIn("exit code 137 at step 10", output)
+
+    def test_a_launcher_that_outlives_its_ranks_is_ended(self):
+        os.environ["GSA_OUTLIVED_SECONDS"] = "2"
+        self.addCleanup(os.environ.pop, "GSA_OUTLIVED_SECONDS")
+        code, output = self.launch("5 hang\n1 0\n")
+        self.assertEqual(code, 0, output)
+        self.assertIn("mpirun has been without ranks for 2 s", output)
+        self.assertIn("exit code 137 at step 5", output)
 
     def test_gives_up_after_starts_without_a_step(self):
         code, output = self.launch("5 4\n0 4\n0 4\n0 4\n9 0\n")

@@ -21,6 +21,9 @@ namespace fs = std::filesystem;
 // Between two looks at another process.
 constexpr std::chrono::milliseconds between_looks{1};
 
+// For mpirun's end after that of its ranks.
+constexpr std::chrono::seconds patience_with_mpirun{60};
+
 // The variable by which Open MPI tells a process its rank.
 constexpr const char* rank_variable = "OMPI_COMM_WORLD_RANK=";
 
@@ -119,7 +122,14 @@ bool Launched::wait_until(const std::function<bool()>& happened) {
 }
 
 int Launched::wait() {
+  auto last_seen = std::chrono::steady_clock::now();
   while (running()) {
+    const auto now = std::chrono::steady_clock::now();
+    if (!with_mpi_ || !ranks().empty()) {
+      last_seen = now;
+    } else if (now - last_seen > patience_with_mpirun) {
+      kill(pid_, SIGKILL);
+    }
     std::this_thread::sleep_for(between_looks);
   }
   return code_;

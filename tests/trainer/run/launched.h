@@ -30,7 +30,9 @@ class Launched {
   bool running();
   // Waits until `happened` or until the program has ended; says whether it happened.
   bool wait_until(const std::function<bool()>& happened);
-  // Waits for the end: the exit code, or 128 and the signal's number.
+  // Waits for the end: the exit code, or 128 and the signal's number. An mpirun that outlives its
+  // ranks (Open MPI 4 can lock up on its way out when a rank dies while it connects) is killed, as
+  // scripts/launch.sh does it.
   int wait();
   // SIGKILL to every rank and to mpirun, as when the power goes; returns when all are gone.
   void kill_all();
