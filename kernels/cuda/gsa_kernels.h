@@ -192,6 +192,8 @@ struct GsaWalkSide {
   bool dim_major;          // those two are [dim, slots] (key states), else [slots, dim]
   bool activates_written;  // projected: `written` and `gradient` are before swish
   bool activates_readers;  // `readers` is before swish
+
+  __host__ __device__ bool is_activated() const { return activates_written || activates_readers; }
 };
 struct GsaWalkArgs {
   GsaWalkPlan plan;

@@ -6,6 +6,8 @@
 // count: four an element.
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include "kernels/cuda/mma.h"
 
 namespace gsa::kernels::cuda {
@@ -23,28 +25,51 @@ __device__ inline uint32_t swish_pair(uint32_t pair) {
   return pack_pair(h.x + h.x * fast_tanh(h.x), h.y + h.y * fast_tanh(h.y));
 }
 
+// The slope of swish at an input.
+__device__ inline float fast_swish_slope(float at) {
+  return swish_slope(at, 0.5F + 0.5F * fast_tanh(0.5F * at));
+}
+
 // A pair of gradients of swish times its slope at a pair of inputs.
 __device__ inline uint32_t times_slope(uint32_t gradients, uint32_t inputs) {
   const float2 x = unpack_pair(inputs);
   const float2 gradient = unpack_pair(gradients);
-  const auto slope = [](float at) { return swish_slope(at, 0.5F + 0.5F * fast_tanh(0.5F * at)); };
-  return pack_pair(gradient.x * slope(x.x), gradient.y * slope(x.y));
+  return pack_pair(gradient.x * fast_swish_slope(x.x), gradient.y * fast_swish_slope(x.y));
 }
 
-// Swish of a 16-byte piece in shared memory.
-__device__ inline void swish_piece(uint32_t address) {
-  uint32_t x[4];
-  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(address)
-               : "memory");
+// The slopes at a pair of inputs in half precision, 2^-11 of a slope.
+__device__ inline uint32_t slope_pair(uint32_t inputs) {
+  const float2 x = unpack_pair(inputs);
+  const __half2 slopes = __floats2half2_rn(fast_swish_slope(x.x), fast_swish_slope(x.y));
+  return reinterpret_cast<const uint32_t&>(slopes);
+}
+
+// Swish of 16-byte pieces in shared memory that are `distance` bytes apart, the first `existing` of
+// them: all are loaded before one is stored.
+template <int count>
+__device__ inline void swish_pieces(uint32_t address, uint32_t distance, int existing = count) {
+  uint32_t x[count][4];
 #pragma unroll
-  for (uint32_t& pair : x) {
-    pair = swish_pair(pair);
+  for (int i = 0; i < count; ++i) {
+    if (i < existing) {
+      asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];\n"
+                   : "=r"(x[i][0]), "=r"(x[i][1]), "=r"(x[i][2]), "=r"(x[i][3])
+                   : "r"(address + i * distance)
+                   : "memory");
+    }
   }
-  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};\n" ::"r"(address), "r"(x[0]), "r"(x[1]),
-               "r"(x[2]), "r"(x[3])
-               : "memory");
+#pragma unroll
+  for (int i = 0; i < count; ++i) {
+    if (i < existing) {
+#pragma unroll
+      for (uint32_t& pair : x[i]) {
+        pair = swish_pair(pair);
+      }
+      asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};\n" ::"r"(address + i * distance),
+                   "r"(x[i][0]), "r"(x[i][1]), "r"(x[i][2]), "r"(x[i][3])
+                   : "memory");
+    }
+  }
 }
 
 // Swish of the pieces of a panel that this thread itself copied with copy_panel<rows, threads>:
@@ -55,7 +80,7 @@ __device__ inline void swish_panel(uint32_t panel, int thread) {
 #pragma unroll
   for (int i = 0; i < rows * row_pieces / threads; ++i) {
     const int index = i * threads + thread;
-    swish_piece(panel + panel_offset(index / row_pieces, index % row_pieces));
+    swish_pieces<1>(panel + panel_offset(index / row_pieces, index % row_pieces), 0);
   }
 }
 
@@ -75,7 +100,25 @@ struct SwishInputs {
                       : make_uint4(0, 0, 0, 0);
     }
   }
+  // Turns the inputs into slopes, for times_slopes.
+  __device__ void to_slopes() {
+#pragma unroll
+    for (uint4& x : pieces) {
+      x = make_uint4(slope_pair(x.x), slope_pair(x.y), slope_pair(x.z), slope_pair(x.w));
+    }
+  }
 };
+
+// A piece of gradients of swish times a piece of its slopes.
+__device__ inline uint4 times_slopes(uint4 gradients, uint4 slopes) {
+  const auto product = [](uint32_t pair, uint32_t of_slopes) {
+    const float2 gradient = unpack_pair(pair);
+    const float2 slope = __half22float2(reinterpret_cast<const __half2&>(of_slopes));
+    return pack_pair(gradient.x * slope.x, gradient.y * slope.y);
+  };
+  return make_uint4(product(gradients.x, slopes.x), product(gradients.y, slopes.y),
+                    product(gradients.z, slopes.z), product(gradients.w, slopes.w));
+}
 
 // A piece of gradients of swish times its slope at a piece of inputs.
 __device__ inline uint4 times_swish_slope(uint4 gradients, uint4 inputs) {

@@ -16,8 +16,8 @@
 // warpgroups lie side by side along the dimensions, each with its part of G in registers in
 // float32, and a rounded copy in shared memory, where the tensor cores (wgmma) read it; a third one
 // copies the tiles of the chunks to come. Query heads that share a state add to the same G in turn.
-// In projected mode the walkers put q, k and v through swish where they have landed, and dX through
-// its slope on the way out.
+// In projected mode the third one's other warps put q, k and v through swish where they have
+// landed; dX goes through its slope on the way out.
 //
 // Where sequences are cut into segments, a first launch (`only_sums`) computes what each segment
 // adds to the state's gradient and how it fades; a block then begins with those of all later ones.
@@ -33,10 +33,36 @@ namespace {
 
 using namespace walk_chunks;
 
+// Projected mode: the slopes of swish where dX of a chunk goes out. Inputs are asked for ahead of
+// the products, and become slopes while these are under way.
+template <int slots, int columns>
+struct OutputSlopes {
+  static constexpr int panels = columns / panel_columns;
+  SwishInputs inputs[panels];
+
+  __device__ __forceinline__ void load(const Walker<slots, columns>& walker, int chunk) {
+    const HeadRows<const bfloat16>& x = walker.side.written;
+    const int first = chunk * chunk_rows + walker.row;
+#pragma unroll
+    for (int panel = 0; panel < panels; ++panel) {
+      const int column = walker.column + panel * panel_columns;
+      inputs[panel].load(x.at(walker.place.begin + first, walker.place.gate_head) + column,
+                         x.stride, walker.place.length - first, x.dim - column, walker.lane);
+    }
+  }
+  __device__ __forceinline__ void make() {
+#pragma unroll
+    for (SwishInputs& panel : inputs) {
+      panel.to_slopes();
+    }
+  }
+};
+
 // dX through the memory of the rounded gradients, whose readers are all done.
 template <int slots, int columns>
 __device__ __forceinline__ void store_output(const Walker<slots, columns>& walker, int chunk,
-                                             const typename Walker<slots, columns>::Output& out) {
+                                             const typename Walker<slots, columns>::Output& out,
+                                             const OutputSlopes<slots, columns>& slopes) {
   const HeadRows<bfloat16>& gradient = walker.side.gradient;
   const int first = chunk * chunk_rows + walker.row;
 #pragma unroll
@@ -49,11 +75,8 @@ __device__ __forceinline__ void store_output(const Walker<slots, columns>& walke
                   change);
     };
     if (walker.side.activates_written) {
-      const HeadRows<const bfloat16>& x = walker.side.written;
-      SwishInputs inputs;
-      inputs.load(x.at(walker.place.begin + first, walker.place.gate_head) + column, x.stride,
-                  walker.place.length - first, x.dim - column, walker.lane);
-      store([&](uint4 piece, int i) { return times_swish_slope(piece, inputs.pieces[i]); });
+      store(
+          [&](uint4 piece, int i) { return times_slopes(piece, slopes.inputs[panel].pieces[i]); });
     } else {
       store(AsItIs{});
     }
@@ -110,7 +133,11 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
       fade[i / 2][i % 2] *= fades.before[i / 2][i % 2] * fades.after[i / 2][i % 2];
     }
     typename Walks::Output out;
+    OutputSlopes<slots, columns> slopes;
     if constexpr (!only_sums) {
+      if (walker.side.activates_written) {
+        slopes.load(walker, chunk);
+      }
       round_gradient(walker, gradient);
     }
     scale_gradient<slots, columns>(gradient, fades.before);
@@ -118,7 +145,9 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
     for (int member = 0; member < place.group; ++member) {
       const uint32_t base = walker.shared + uint32_t(stage * Tiles::stage_bytes);
       wait_barrier(walker.shared + uint32_t(Tiles::full + stage * 8), phase);
-      activate(walker, base, !only_sums && member == 0);
+      if (walker.side.is_activated()) {
+        wait_barrier(walker.shared + uint32_t(Tiles::active + stage * 8), phase);
+      }
       begin_products();
       if constexpr (only_sums) {
         begin_gradient(walker, base, gradient);
@@ -128,6 +157,9 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
         begin_later(walker, base, out);
         begin_own(walker, base, out);
         begin_gradient(walker, base, gradient);
+        if (walker.side.activates_written) {
+          slopes.make();
+        }
         if (place.is_anchor(chunk)) {
           StateSums<slots, columns> sums;
           sums.load(walker, chunk);
@@ -154,7 +186,7 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
     if constexpr (!only_sums) {
       hold(out, Tiles::tiles);
       walker.sync();
-      store_output(walker, chunk, out);
+      store_output(walker, chunk, out, slopes);
     }
     scale_gradient<slots, columns>(gradient, fades.after);
   }
@@ -183,6 +215,7 @@ __global__ void __launch_bounds__(threads, 1) walk_kernel(const __grid_constant_
   if (thread == 0) {
     for (int stage = 0; stage < Tiles::stages; ++stage) {
       init_barrier(shared + uint32_t(Tiles::full + stage * 8), 1);
+      init_barrier(shared + uint32_t(Tiles::active + stage * 8), activating_warps);
       init_barrier(shared + uint32_t(Tiles::empty + stage * 8), readers_of_stages);
     }
     for (int i = 0; i < 2 * groups; ++i) {
@@ -196,8 +229,11 @@ __global__ void __launch_bounds__(threads, 1) walk_kernel(const __grid_constant_
   }
   if (thread >= groups * warpgroup_threads) {
     give_registers<copier_registers>();
-    if (thread == groups * warpgroup_threads) {
+    const int activator = thread - (copying_warp + 1) * warp_size;
+    if (thread == copying_warp * warp_size) {
       copy_tiles<slots, columns, only_sums>(args, place, shared);
+    } else if (activator >= 0 && args.of.sides[place.side].is_activated()) {
+      activate_tiles<slots, columns, only_sums>(args, place, shared, activator);
     }
   } else {
     take_registers<walker_registers>();

@@ -4,16 +4,20 @@
 
 #include "kernels/cuda/async_copy.h"
 #include "kernels/cuda/gsa_kernels.h"
+#include "kernels/cuda/gsa_swish.h"
 #include "kernels/cuda/wgmma.h"
 
 namespace gsa::kernels::cuda::walk_chunks {
 
 inline constexpr int groups = int(GsaWalkPlan::warpgroups);
 inline constexpr int readers_of_stages = groups * warpgroup_threads / warp_size;  // warps
-inline constexpr int threads = (groups + 1) * warpgroup_threads;  // the last one copies
+inline constexpr int threads = (groups + 1) * warpgroup_threads;
+// In the last warpgroup the first warp copies tiles, the others put them through swish.
+inline constexpr int copying_warp = readers_of_stages;
+inline constexpr int activating_warps = warpgroup_threads / warp_size - 1;
 // The registers of a multiprocessor go to the warpgroups that compute.
-inline constexpr int copier_registers = 24;
-inline constexpr int walker_registers = 240;
+inline constexpr int copier_registers = 40;
+inline constexpr int walker_registers = 232;
 
 // `columns`: a warpgroup's.
 template <int slots, int columns>
@@ -42,9 +46,12 @@ struct WalkTiles {
   static constexpr int exchange = gradients + groups * panels * gradient_panel;
   static constexpr int handed_bytes = kept_tiles * warpgroup_threads * int(sizeof(float4));
   static constexpr int exchange_bytes = 2 * groups * handed_bytes;
-  static constexpr int full = exchange + exchange_bytes;  // barriers: a stage's copies have landed
-  static constexpr int empty = full + stages * 8;         // all warps are done with a stage
-  static constexpr int handed = empty + stages * 8;       // by buffer and warpgroup
+  // Barriers: a stage's copies have landed; its rows have been through swish; all warps are done
+  // with it; and by buffer and warpgroup, what the other block hands over is there.
+  static constexpr int full = exchange + exchange_bytes;
+  static constexpr int active = full + stages * 8;
+  static constexpr int empty = active + stages * 8;
+  static constexpr int handed = empty + stages * 8;
   static constexpr int memory_bytes = handed + 2 * groups * 8;
 };
 
@@ -152,6 +159,45 @@ __device__ void copy_tiles(const WalkArgs& args, const WalkPlace& place, uint32_
           copy_box(to + Tiles::end_key_gate, args.end_key_gate, panel * panel_columns, 0,
                    (index * args.of.gates.heads + place.gate_head) * chunk_rows, full);
         }
+      }
+      stage = stage + 1 == Tiles::stages ? 0 : stage + 1;
+      phase ^= stage == 0 ? 1 : 0;
+    }
+  }
+}
+
+// Projected mode, the warps beside the copying one: swish of the rows of every stage as it lands.
+template <int slots, int columns, bool only_sums>
+__device__ void activate_tiles(const WalkArgs& args, const WalkPlace& place, uint32_t shared,
+                               int thread) {
+  using Tiles = WalkTiles<slots, columns>;
+  constexpr int activators = activating_warps * warp_size;
+  const GsaWalkSide& side = args.of.sides[place.side];
+  const auto swish_rows = [&](uint32_t rows) {
+    constexpr int pieces = Tiles::rows_bytes / piece_bytes;
+    constexpr int at_once = 3;
+#pragma unroll 1
+    for (int i = thread; i < pieces; i += at_once * activators) {
+      swish_pieces<at_once>(rows + uint32_t(i * piece_bytes), activators * piece_bytes,
+                            (pieces - i + activators - 1) / activators);
+    }
+  };
+  int stage = 0;
+  int phase = 0;
+  for (int chunk = place.high - 1; chunk >= place.low; --chunk) {
+    for (int member = 0; member < place.group; ++member) {
+      const uint32_t base = shared + uint32_t(stage * Tiles::stage_bytes);
+      wait_barrier(shared + uint32_t(Tiles::full + stage * 8), phase);
+      if (side.activates_written && !only_sums && member == 0) {
+        swish_rows(base + Tiles::written);
+      }
+      if (side.activates_readers) {
+        swish_rows(base + Tiles::readers);
+      }
+      publish_shared();
+      __syncwarp();
+      if (thread % warp_size == 0) {
+        arrive(shared + uint32_t(Tiles::active + stage * 8));
       }
       stage = stage + 1 == Tiles::stages ? 0 : stage + 1;
       phase ^= stage == 0 ? 1 : 0;

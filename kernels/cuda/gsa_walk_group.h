@@ -207,29 +207,6 @@ __device__ __forceinline__ void round_gradient(
   walker.sync();
 }
 
-// Projected mode: swish of the warpgroup's part of the tiles that have landed.
-template <int slots, int columns>
-__device__ __forceinline__ void activate(const Walker<slots, columns>& walker, uint32_t stage,
-                                         bool is_first) {
-  using Tiles = WalkTiles<slots, columns>;
-  const bool written = walker.side.activates_written && is_first;
-  if (!written && !walker.side.activates_readers) {
-    return;
-  }
-#pragma unroll 1
-  for (int i = walker.thread; i < Tiles::panels * panel_bytes / piece_bytes;
-       i += warpgroup_threads) {
-    if (written) {
-      swish_piece(walker.rows_at(stage, Tiles::written) + i * piece_bytes);
-    }
-    if (walker.side.activates_readers) {
-      swish_piece(walker.rows_at(stage, Tiles::readers) + i * piece_bytes);
-    }
-  }
-  publish_shared();
-  walker.sync();
-}
-
 // written = X G^T of all the block's dimensions, for the warpgroup's half of the slots
 template <int slots, int columns>
 __device__ __forceinline__ void begin_written(const Walker<slots, columns>& walker, uint32_t stage,
