@@ -3,7 +3,7 @@
 //
 //   forward:   gates -> forward (states at the chunks' starts by a scan; u, p, o)
 //   backward: [gates -> forward for states and u, where nothing was kept]
-//              gates -> read (dp, du, dq) -> walk (dk, dv, gradients of the states)
+//              read (dp, du, dq) -> walk (dk, dv, gradients of the states)
 //              -> finish (d log alpha)
 //
 // All but the scan and the walk are parallel over chunks. No sum depends on an order that could
@@ -67,17 +67,17 @@ struct ForwardParts {
 // Of a forward or a backward workspace.
 template <typename Layout>
 ForwardParts take_apart(const GsaForward& args, std::byte* workspace, const Layout& layout) {
-  const GsaGateParts& gates = layout.gates;
   const GsaSizes sizes(args);
   const GsaSaved saved(sizes);
+  const GsaGateParts& gates = saved.gates;
   require(!args.saved || args.saved.bytes() >= saved.bytes,
           "what GSA keeps for its backward pass needs gsa_chunked_saved_bytes of memory");
   std::byte* kept =
       args.saved ? static_cast<std::byte*>(args.saved.data()) : workspace + layout.saved;
   return {args,
           sizes,
-          {part<GsaChunk>(workspace, gates.chunks), part<float>(workspace, gates.decay),
-           part<bfloat16>(workspace, gates.key_gate), part<bfloat16>(workspace, gates.end_key_gate),
+          {part<GsaChunk>(kept, gates.chunks), part<float>(kept, gates.decay),
+           part<bfloat16>(kept, gates.key_gate), part<bfloat16>(kept, gates.end_key_gate),
            gate_rows(args), static_cast<int>(sizes.heads), static_cast<int>(args.slots())},
           part<bfloat16>(kept, saved.key_states),
           part<bfloat16>(kept, saved.value_states),
@@ -308,8 +308,8 @@ void gsa_chunked_backward(Stream& stream, const GsaBackward& args, std::byte* wo
   const GsaBackwardWorkspace layout(args);
   const GsaWalkPlan plan(args);
   const ForwardParts parts = take_apart(args.forward, workspace, layout);
-  run_gates(native(stream), parts);
   if (!args.forward.saved) {
+    run_gates(native(stream), parts);
     run_forward(native(stream), parts, {}, false, true);
   }
   run_backward_read(native(stream), parts, args, workspace, layout);

@@ -135,10 +135,10 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
     typename Walks::Output out;
     OutputSlopes<slots, columns> slopes;
     if constexpr (!only_sums) {
+      round_gradient(walker, gradient);
       if (walker.side.activates_written) {
         slopes.load(walker, chunk);
       }
-      round_gradient(walker, gradient);
     }
     scale_gradient<slots, columns>(gradient, fades.before);
 #pragma unroll 1

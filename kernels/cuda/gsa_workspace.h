@@ -90,25 +90,6 @@ struct GsaSegments {
   }
 };
 
-// What the chunked forward pass may keep: the states at the start of every chunk, which cost most,
-// u, from which p follows, and the products of the chunk's own queries and keys.
-struct GsaSaved {
-  size_t key_states;    // [chunks, state_heads, slots, key_dim] bfloat16
-  size_t value_states;  // [chunks, state_heads, slots, value_dim] bfloat16
-  size_t scores;        // [chunks, query_heads, gsa_chunk, slots] float32: u
-  size_t key_products;  // [chunks, query_heads, gsa_chunk, gsa_chunk] bfloat16: tril(Q K^T)
-  size_t bytes;
-
-  explicit GsaSaved(const GsaSizes& sizes) {
-    WorkspaceLayout layout;
-    key_states = layout.add(sizes.states(sizes.state_heads, sizes.key_dim) * bfloat16_bytes);
-    value_states = layout.add(sizes.states(sizes.state_heads, sizes.value_dim) * bfloat16_bytes);
-    scores = layout.add(sizes.by_slot(sizes.query_heads) * sizeof(float));
-    key_products = layout.add(sizes.by_token(sizes.query_heads) * bfloat16_bytes);
-    bytes = layout.end();
-  }
-};
-
 // What gates.cu makes of the forget gate, by chunk.
 struct GsaGateParts {
   size_t chunks;        // [chunks] GsaChunk
@@ -123,6 +104,26 @@ struct GsaGateParts {
         decay(layout.add(sizes.by_slot(sizes.heads) * sizeof(float))),
         key_gate(layout.add(sizes.by_slot(sizes.heads) * bfloat16_bytes)),
         end_key_gate(layout.add(sizes.by_slot(sizes.heads) * bfloat16_bytes)) {}
+};
+
+// What the chunked forward pass may keep: the states at the start of every chunk, which cost most,
+// the gates, u, from which p follows, and the products of the chunk's own queries and keys.
+struct GsaSaved {
+  WorkspaceLayout layout;
+  GsaGateParts gates;
+  size_t key_states;    // [chunks, state_heads, slots, key_dim] bfloat16
+  size_t value_states;  // [chunks, state_heads, slots, value_dim] bfloat16
+  size_t scores;        // [chunks, query_heads, gsa_chunk, slots] float32: u
+  size_t key_products;  // [chunks, query_heads, gsa_chunk, gsa_chunk] bfloat16: tril(Q K^T)
+  size_t bytes;
+
+  explicit GsaSaved(const GsaSizes& sizes) : gates(layout, sizes) {
+    key_states = layout.add(sizes.states(sizes.state_heads, sizes.key_dim) * bfloat16_bytes);
+    value_states = layout.add(sizes.states(sizes.state_heads, sizes.value_dim) * bfloat16_bytes);
+    scores = layout.add(sizes.by_slot(sizes.query_heads) * sizeof(float));
+    key_products = layout.add(sizes.by_token(sizes.query_heads) * bfloat16_bytes);
+    bytes = layout.end();
+  }
 };
 
 // What a scan by segments leaves between its passes; empty where it is not by segments.
@@ -149,7 +150,6 @@ struct GsaFlowParts {
 
 struct GsaForwardWorkspace {
   WorkspaceLayout layout;
-  GsaGateParts gates;
   GsaSegmentParts segments;
   GsaFlowParts flow;
   size_t saved;  // GsaSaved, where the caller keeps nothing
@@ -160,8 +160,7 @@ struct GsaForwardWorkspace {
 
  private:
   GsaForwardWorkspace(const GsaForward& args, const GsaSizes& sizes)
-      : gates(layout, sizes),
-        segments(layout, GsaSegments(sizes, sizes.state_heads)),
+      : segments(layout, GsaSegments(sizes, sizes.state_heads)),
         flow(layout, sizes),
         saved(layout.add(args.saved ? 0 : GsaSaved(sizes).bytes)),
         bytes(layout.end()) {}
@@ -219,7 +218,6 @@ struct GsaWalkPlan {
 
 struct GsaBackwardWorkspace {
   WorkspaceLayout layout;
-  GsaGateParts gates;
   GsaSegmentParts segments;  // of the scan
   GsaFlowParts flow;         // of the forward pass, if it runs again
   size_t saved;              // GsaSaved, computed again where the caller kept nothing
@@ -246,8 +244,7 @@ struct GsaBackwardWorkspace {
 
  private:
   GsaBackwardWorkspace(const GsaBackward& args, const GsaSizes& sizes)
-      : gates(layout, sizes),
-        segments(layout, GsaSegments(sizes, sizes.state_heads)),
+      : segments(layout, GsaSegments(sizes, sizes.state_heads)),
         flow(layout, sizes) {
     const GsaWalkPlan plan(args);
     const int64_t heads = sizes.query_heads;
