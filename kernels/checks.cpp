@@ -129,6 +129,11 @@ void Matmul::check() const {
   require_dtype(b, a.dtype(), "b");
   require(c.dtype() == a.dtype() || c.dtype() == accumulator(a.dtype()),
           "c must be of the operands' dtype or float32");
+  if (addend) {
+    require_like(addend, c, "addend");
+    require(addend.row_stride() == c.row_stride(), "the addend's rows must lie as those of c");
+    require(accumulate == Accumulate::no, "an addend takes the place of what c holds");
+  }
 }
 
 void SwishForward::check() const {

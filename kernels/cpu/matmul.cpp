@@ -32,9 +32,22 @@ Transpose other(Transpose transpose) {
   return transpose == Transpose::yes ? Transpose::no : Transpose::yes;
 }
 
+// What c holds before the product is added to it, and whether it counts.
+template <typename T>
+T prepare_result(const Matmul& args) {
+  if (args.addend && args.addend.data() != args.c.data()) {
+    const auto from = rows_of<T>(args.addend);
+    const auto to = rows_of<T>(args.c);
+    for (int64_t i = 0; i < args.m(); ++i) {
+      std::memcpy(to[i], from[i], static_cast<size_t>(args.n()) * sizeof(T));
+    }
+  }
+  return args.addend || args.accumulate == Accumulate::yes ? T(1) : T(0);
+}
+
 template <typename T>
 void product(const Matmul& args) {
-  const T beta = args.accumulate == Accumulate::yes ? T(1) : T(0);
+  const T beta = prepare_result<T>(args);
   const auto call = [&](auto gemm) {
     gemm(CblasRowMajor, turned(args.transpose_a), turned(args.transpose_b), blas_int(args.m()),
          blas_int(args.n()), blas_int(args.k()), T(1), args.a.as<T>(), leading_dimension(args.a),
@@ -52,7 +65,7 @@ void product(const Matmul& args) {
 // the matrix-vector product does at full speed.
 template <typename T>
 void row_product(const Matmul& args) {
-  const T beta = args.accumulate == Accumulate::yes ? T(1) : T(0);
+  const T beta = prepare_result<T>(args);
   const auto call = [&](auto gemv) {
     gemv(CblasRowMajor, turned(other(args.transpose_b)), blas_int(args.b.dim(0)),
          blas_int(args.b.dim(1)), T(1), args.b.as<T>(), leading_dimension(args.b), args.a.as<T>(),
@@ -82,7 +95,7 @@ void matmul(Stream& /*stream*/, const Matmul& args, std::byte* /*workspace*/) {
       return;
     }
     if (args.k() == 0) {
-      if (args.accumulate == Accumulate::no) {
+      if (prepare_result<T>(args) == T(0)) {
         fill_zero_rows<T>(args.c);
       }
       return;

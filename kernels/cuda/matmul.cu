@@ -81,6 +81,21 @@ cublasLtMatmulPreferenceOpaque_t preference_of(const Matmul& args) {
   return preference;
 }
 
+// c of a product without terms.
+void fill_without_product(Stream& stream, const Matmul& args) {
+  const size_t element = size_of(args.c.dtype());
+  const size_t pitch = size_t(product_stride(args.c)) * element;
+  const size_t width = size_t(args.n()) * element;
+  if (args.addend) {
+    check(cudaMemcpy2DAsync(args.c.data(), pitch, args.addend.data(), pitch, width,
+                            size_t(args.m()), cudaMemcpyDeviceToDevice, native(stream)),
+          "cudaMemcpy2DAsync");
+  } else if (args.accumulate == Accumulate::no) {
+    check(cudaMemset2DAsync(args.c.data(), pitch, 0, width, size_t(args.m()), native(stream)),
+          "cudaMemset2DAsync");
+  }
+}
+
 }  // namespace
 
 void check_library(cublasStatus_t status, const char* what) {
@@ -152,10 +167,11 @@ bool MatmulLibrary::choose(const Matmul& args, const ProductAlgorithm& algorithm
 void MatmulLibrary::run(Stream& stream, ProductPlan& plan, const Matmul& args,
                         std::byte* workspace) const {
   const float one = 1;
-  const float keep = args.accumulate == Accumulate::yes ? 1 : 0;
+  const ConstTensor added = args.addend ? args.addend : args.c;
+  const float keep = args.addend || args.accumulate == Accumulate::yes ? 1 : 0;
   check_library(
       cublasLtMatmul(handle_, &plan.product, &one, args.b.data(), &plan.b, args.a.data(), &plan.a,
-                     &keep, args.c.data(), &plan.c, args.c.data(), &plan.c, &plan.algorithm.value,
+                     &keep, added.data(), &plan.c, args.c.data(), &plan.c, &plan.algorithm.value,
                      workspace, matmul_workspace_bytes, native(stream)),
       "cublasLtMatmul");
 }
@@ -172,12 +188,7 @@ void matmul(Stream& stream, const Matmul& args, std::byte* workspace) {
     return;
   }
   if (args.k() == 0) {
-    if (args.accumulate == Accumulate::no) {
-      const size_t element = size_of(args.c.dtype());
-      check(cudaMemset2DAsync(args.c.data(), size_t(product_stride(args.c)) * element, 0,
-                              size_t(args.n()) * element, size_t(args.m()), native(stream)),
-            "cudaMemset2DAsync");
-    }
+    fill_without_product(stream, args);
     return;
   }
   MatmulLibrary& library = matmul_library();

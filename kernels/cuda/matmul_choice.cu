@@ -78,6 +78,7 @@ class Measurement {
     args_.b = b_.tensor();
     args_.c = c_.tensor();
     args_.accumulate = Accumulate::no;
+    args_.addend = {};
   }
 
   // Milliseconds of one of `runs` runs in a row.

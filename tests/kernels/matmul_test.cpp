@@ -100,6 +100,38 @@ TEST(CpuMatmulResult, IsNotReadUnlessAccumulated) {
   }
 }
 
+TEST(CpuMatmulResult, IsAddedToTheAddend) {
+  test::TestStream stream;
+  test::Random random(2);
+  for (const int64_t m : {1, 3}) {
+    const auto a = HostTensor::random(DType::float64, {m, 4}, random);
+    const auto b = HostTensor::random(DType::float64, {5, 4}, random);
+    const auto addend = HostTensor::random(DType::float64, {m, 5}, random, -1, 1, 3);
+    const auto c = HostTensor::random(DType::float64, {m, 5}, random, -1, 1, 3);
+    const auto expected = definition(
+        a, b, addend, {DType::float64, Transpose::no, Transpose::yes, Accumulate::yes}, m, 5, 4);
+    matmul(stream, {.a = a, .b = b, .transpose_b = Transpose::yes, .addend = addend, .c = c});
+    EXPECT_LT(relative_error(c.values(), expected), test::double_tolerance);
+    EXPECT_TRUE(c.gaps_are_untouched());
+    matmul(stream, {.a = a, .b = b, .transpose_b = Transpose::yes, .addend = addend, .c = addend});
+    EXPECT_EQ(addend.values(), c.values());
+  }
+}
+
+TEST(CpuMatmulResult, TakesOnlyAnAddendThatLiesLikeIt) {
+  test::TestStream stream;
+  test::Random random(3);
+  const auto a = HostTensor::random(DType::float32, {3, 4}, random);
+  const auto b = HostTensor::random(DType::float32, {5, 4}, random);
+  const auto c = HostTensor::random(DType::float32, {3, 5}, random);
+  const auto strided = HostTensor::random(DType::float32, {3, 5}, random, -1, 1, 2);
+  EXPECT_THROW(
+      matmul(stream, {.a = a, .b = b, .transpose_b = Transpose::yes, .addend = strided, .c = c}),
+      std::invalid_argument);
+  EXPECT_THROW(matmul(stream, {.a = a, .b = b, .transpose_b = Transpose::yes, .addend = a, .c = c}),
+               std::invalid_argument);
+}
+
 TEST(CpuMatmulResult, OfNoTermsIsZeroOrWhatItWas) {
   test::TestStream stream;
   std::array<float, 6> memory{};
@@ -110,6 +142,9 @@ TEST(CpuMatmulResult, OfNoTermsIsZeroOrWhatItWas) {
   EXPECT_EQ(c.values(), (std::vector<double>{1, 2, 3, 4, 5, 6}));
   matmul(stream, {.a = a, .b = b, .c = c});
   EXPECT_EQ(c.values(), std::vector<double>(6));
+  const HostTensor addend(DType::float32, {2, 3}, {6, 5, 4, 3, 2, 1});
+  matmul(stream, {.a = a, .b = b, .addend = addend, .c = c});
+  EXPECT_EQ(c.values(), addend.values());
 }
 
 TEST(CpuMatmulResult, HasTheSameBitsEveryTime) {

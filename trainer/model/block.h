@@ -1,7 +1,6 @@
 // A block of the residual stream: x += mixer(RMSNorm(x)), x += glu(RMSNorm(x)).
 //
-// The addition of a layer's output to the stream is fused with the norm that follows it, so between
-// layers the stream is a sum and a summand that is still to be added (`ResidualStream`).
+// The addition is fused with the last product of the layer, before its result is rounded.
 //
 // Kept for backward: the stream before each norm with its statistics, and what the mixers keep.
 // Computed again: the norms' outputs, on the norms' own way back; with Keep::input everything from
@@ -16,30 +15,20 @@
 
 namespace gsa {
 
-// x = sum + pending. `transient` is memory for sums that nobody needs later.
-struct ResidualStream {
-  Tensor sum;      // [N, D]
-  Tensor pending;  // [N, D] a layer's output, to be added by the next norm
-  bool has_pending = false;
-  Tensor transient;  // [N, D]
-};
-
 // What a forward pass keeps for backward.
 enum class Keep : uint8_t { everything, input, nothing };
 
-// RMSNorm in front of a layer, with the addition of what is pending.
+// RMSNorm in front of a layer.
 class PreNorm {
  public:
   PreNorm(const ModelConfig& config, const std::string& name, ParameterStore& parameters);
 
-  // The stream's new sum goes to `sum` (where something is pending), the norm to `output`.
-  void forward(Pass& pass, ResidualStream& stream, Tensor sum, Tensor output,
-               Tensor inverse_rms) const;
-  // grad_sum = the gradient that reaches the stream through the norm, plus grad_stream where the
+  void forward(Pass& pass, ConstTensor stream, Tensor output, Tensor inverse_rms) const;
+  // grad_input = the gradient that reaches the stream through the norm, plus grad_stream where the
   // stream has one already (absent: the norm is its only way on). The norm's output once more goes
   // to `output` (absent, or over grad_output).
-  void backward(Pass& pass, ConstTensor sum, ConstTensor inverse_rms, ConstTensor grad_output,
-                ConstTensor grad_stream, Tensor output, Tensor grad_sum) const;
+  void backward(Pass& pass, ConstTensor stream, ConstTensor inverse_rms, ConstTensor grad_output,
+                ConstTensor grad_stream, Tensor output, Tensor grad_input) const;
   // The norm as a decode step applies it, with the product behind it.
   NormBefore before_product() const;
 
@@ -52,10 +41,11 @@ class Block {
  public:
   Block(const ModelConfig& config, int layer, ParameterStore& parameters);
 
-  void forward(Pass& pass, ResidualStream& stream, Keep keep);
+  // `output` [N, D] of the stream `input` [N, D], over it if nothing is kept. What is kept lies in
+  // the tape's current frame, and `input` stays where it is until backward has run.
+  void forward(Pass& pass, Tensor input, Tensor output, Keep keep);
   // grad_stream [N, D]: the gradient of the block's output, turned into that of its input.
-  // `spare` [N, D] is overwritten (Keep::input).
-  void backward(Pass& pass, Tensor grad_stream, Tensor spare, Keep kept);
+  void backward(Pass& pass, Tensor grad_stream, Keep kept);
 
   // stream [S, D] becomes the block's output, one token a sequence from and to pass.states.
   void decode(Pass& pass, Tensor stream);
@@ -63,7 +53,9 @@ class Block {
   std::vector<Shape> state_shapes() const { return mixer_->state_shapes(); }
 
  private:
-  void run(Pass& pass, ResidualStream& stream, Tensor first_sum, Keep keep);
+  // Between the layers the stream goes to `middle`; without `output` no further than backward
+  // needs.
+  void run(Pass& pass, Tensor input, Tensor middle, Tensor output);
   // Backward of a norm and its layer: turns grad_stream from the gradient behind the layer into
   // that before its norm.
   template <typename Layer>

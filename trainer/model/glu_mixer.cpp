@@ -16,16 +16,18 @@ GluMixer::GluMixer(const ModelConfig& config, const std::string& prefix, Paramet
   down_proj_ = matrix("down_proj", config.hidden, intermediate_);
 }
 
-void GluMixer::forward(Pass& pass, ConstTensor input, Tensor output) {
+void GluMixer::forward(Pass& pass, ConstTensor input, ConstTensor stream, Tensor output) {
   const int64_t tokens = pass.tokens();
   const Tensor gate_up = pass.tape.allocate(pass.dtype, {tokens, 2 * intermediate_});
   linear_forward(pass, input, gate_up_proj_, gate_up);
-
+  pass.tape.push(gate_up);
+  if (!output) {
+    return;
+  }
   Tape::Scratch scratch(pass.tape);
   const Tensor activated = scratch.tensor(pass.dtype, {tokens, intermediate_});
   kernels::swiglu_forward(pass.stream, {.gate_up = gate_up, .output = activated});
-  linear_forward(pass, activated, down_proj_, output);
-  pass.tape.push(gate_up);
+  linear_forward_onto(pass, activated, down_proj_, stream, output);
 }
 
 void GluMixer::decode(Pass& pass, const NormBefore& norm, Tensor stream) {

@@ -17,8 +17,8 @@ class GluMixer {
  public:
   GluMixer(const ModelConfig& config, const std::string& prefix, ParameterStore& parameters);
 
-  // As of TokenMixer.
-  void forward(Pass& pass, ConstTensor input, Tensor output);
+  // As of TokenMixer; without an output, only what backward needs.
+  void forward(Pass& pass, ConstTensor input, ConstTensor stream, Tensor output);
   void backward(Pass& pass, const InputAgain& input, ConstTensor grad_output, Tensor grad_input);
   // stream [S, D] += the layer's output for norm(stream), one token a sequence.
   void decode(Pass& pass, const NormBefore& norm, Tensor stream);

@@ -69,7 +69,7 @@ void GsaMixer::run_op(Pass& pass, const kernels::GsaForward& args) const {
   }
 }
 
-void GsaMixer::forward(Pass& pass, ConstTensor input, Tensor output) {
+void GsaMixer::forward(Pass& pass, ConstTensor input, ConstTensor stream, Tensor output) {
   Tape& tape = pass.tape;
   const int64_t tokens = pass.tokens();
   const Tensor projected = tape.allocate(pass.dtype, {tokens, projected_columns()});
@@ -93,7 +93,7 @@ void GsaMixer::forward(Pass& pass, ConstTensor input, Tensor output) {
                                                 .epsilon = norm_eps_,
                                                 .output = normalized,
                                                 .inverse_rms = inverse_rms});
-  linear_forward(pass, normalized, o_proj_, output);
+  linear_forward_onto(pass, normalized, o_proj_, stream, output);
   for (const Tensor& tensor : {projected, o, inverse_rms, saved}) {
     tape.push(tensor);
   }

@@ -17,7 +17,7 @@ class GsaMixer final : public TokenMixer {
   GsaMixer(const ModelConfig& config, int layer, const std::string& prefix,
            ParameterStore& parameters);
 
-  void forward(Pass& pass, ConstTensor input, Tensor output) override;
+  void forward(Pass& pass, ConstTensor input, ConstTensor stream, Tensor output) override;
   void backward(Pass& pass, const InputAgain& input, ConstTensor grad_output,
                 Tensor grad_input) override;
   void decode(Pass& pass, const NormBefore& norm, Tensor stream) override;

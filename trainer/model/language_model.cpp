@@ -47,15 +47,14 @@ void LanguageModel::forward_backward(Pass& pass, ConstTensor tokens, ConstTensor
   Tape& tape = pass.tape;
   const Shape shape{tokens.dim(0), config_.hidden};
   tape.begin_frame();
-  Tape::Scratch scratch(tape);
-  const Tensor pending = scratch.tensor(pass.dtype, shape);
-  const Tensor transient = scratch.tensor(pass.dtype, shape);
-  ResidualStream stream{
-      .sum = tape.allocate(pass.dtype, shape), .pending = pending, .transient = transient};
-  embed(pass, tokens, stream.sum);
+  Tensor stream = tape.allocate(pass.dtype, shape);
+  embed(pass, tokens, stream);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     pass.before_use(block_bucket(i));
-    blocks_[i]->forward(pass, stream, keep_);
+    tape.begin_frame();
+    const Tensor output = tape.allocate(pass.dtype, shape);
+    blocks_[i]->forward(pass, stream, output, keep_);
+    stream = output;
   }
 
   const int head_bucket = block_bucket(blocks_.size());
@@ -64,24 +63,26 @@ void LanguageModel::forward_backward(Pass& pass, ConstTensor tokens, ConstTensor
   if (config_.tie_embeddings) {
     begin_gradients(pass, embedding_bucket);
   }
-  const Tensor gradient = pending;  // free once the final norm has added it
+  Tape::Scratch scratch(tape);
+  const Tensor gradient = scratch.tensor(pass.dtype, shape);
   {
     Tape::Scratch inner(tape);
     const Tensor normalized = inner.tensor(pass.dtype, shape);
     const Tensor inverse_rms = inner.tensor(pass.statistics(), {tokens.dim(0)});
-    norm_->forward(pass, stream, transient, normalized, inverse_rms);
+    norm_->forward(pass, stream, normalized, inverse_rms);
     head_->loss_and_gradient(pass, normalized, labels, gradient_scale, losses, normalized);
-    norm_->backward(pass, stream.sum, inverse_rms, normalized, {}, {}, gradient);
+    norm_->backward(pass, stream, inverse_rms, normalized, {}, {}, gradient);
   }
   pass.gradients_ready(head_bucket);
-  backward_blocks(pass, tokens, gradient, transient);
+  backward_blocks(pass, tokens, gradient);
   tape.end_frame();
 }
 
-void LanguageModel::backward_blocks(Pass& pass, ConstTensor tokens, Tensor gradient, Tensor spare) {
+void LanguageModel::backward_blocks(Pass& pass, ConstTensor tokens, Tensor gradient) {
   for (size_t i = blocks_.size(); i-- > 0;) {
     begin_gradients(pass, block_bucket(i));
-    blocks_[i]->backward(pass, gradient, spare, keep_);
+    blocks_[i]->backward(pass, gradient, keep_);
+    pass.tape.end_frame();
     pass.gradients_ready(block_bucket(i));
   }
   if (!config_.tie_embeddings) {
@@ -94,19 +95,16 @@ void LanguageModel::backward_blocks(Pass& pass, ConstTensor tokens, Tensor gradi
 }
 
 void LanguageModel::encode(Pass& pass, ConstTensor tokens, Tensor output) {
-  Tape& tape = pass.tape;
-  const Shape shape{tokens.dim(0), config_.hidden};
-  Tape::Scratch scratch(tape);
-  const Tensor sum = scratch.tensor(pass.dtype, shape);
-  ResidualStream stream{.sum = sum, .pending = scratch.tensor(pass.dtype, shape), .transient = sum};
-  embed(pass, tokens, stream.sum);
+  Tape::Scratch scratch(pass.tape);
+  const Tensor stream = scratch.tensor(pass.dtype, {tokens.dim(0), config_.hidden});
+  embed(pass, tokens, stream);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     pass.before_use(block_bucket(i));
-    blocks_[i]->forward(pass, stream, Keep::nothing);
+    blocks_[i]->forward(pass, stream, stream, Keep::nothing);
   }
   pass.before_use(block_bucket(blocks_.size()));
   const Tensor inverse_rms = scratch.tensor(pass.statistics(), {tokens.dim(0)});
-  norm_->forward(pass, stream, stream.transient, output, inverse_rms);
+  norm_->forward(pass, stream, output, inverse_rms);
 }
 
 void LanguageModel::loss(Pass& pass, ConstTensor tokens, ConstTensor labels, Tensor losses) {

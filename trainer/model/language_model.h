@@ -49,7 +49,7 @@ class LanguageModel {
  private:
   // Final norm's output [N, D] of the tokens, nothing kept.
   void encode(Pass& pass, ConstTensor tokens, Tensor output);
-  void backward_blocks(Pass& pass, ConstTensor tokens, Tensor gradient, Tensor spare);
+  void backward_blocks(Pass& pass, ConstTensor tokens, Tensor gradient);
   void embed(Pass& pass, ConstTensor tokens, Tensor output) const;
   void begin_gradients(Pass& pass, int bucket) const;
 

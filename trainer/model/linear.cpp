@@ -12,6 +12,15 @@ void linear_forward(Pass& pass, ConstTensor input, const Parameter& parameter, T
       {.a = input, .b = parameter.weight(), .transpose_b = Transpose::yes, .c = output});
 }
 
+void linear_forward_onto(Pass& pass, ConstTensor input, const Parameter& parameter, ConstTensor sum,
+                         Tensor output) {
+  kernels::matmul(pass.stream, {.a = input,
+                                .b = parameter.weight(),
+                                .transpose_b = Transpose::yes,
+                                .addend = sum,
+                                .c = output});
+}
+
 void linear_backward_input(Pass& pass, const Parameter& parameter, ConstTensor grad_output,
                            Tensor grad_input) {
   kernels::matmul(pass.stream, {.a = grad_output, .b = parameter.weight(), .c = grad_input});

@@ -10,6 +10,11 @@ namespace gsa {
 // output [N, out] = input [N, in] * weight [out, in]^T.
 void linear_forward(Pass& pass, ConstTensor input, const Parameter& parameter, Tensor output);
 
+// output = sum + input * weight^T: a layer's last product adds to the stream. `output` may be
+// `sum`.
+void linear_forward_onto(Pass& pass, ConstTensor input, const Parameter& parameter, ConstTensor sum,
+                         Tensor output);
+
 // grad_input = grad_output * weight.
 void linear_backward_input(Pass& pass, const Parameter& parameter, ConstTensor grad_output,
                            Tensor grad_input);

@@ -18,8 +18,9 @@ class TokenMixer {
  public:
   virtual ~TokenMixer() = default;
 
-  // output [N, D] from input [N, D]; pushes what backward needs, except the input itself.
-  virtual void forward(Pass& pass, ConstTensor input, Tensor output) = 0;
+  // output = stream + the mixer of input, all [N, D]; pushes what backward needs, except the input
+  // itself. `output` may be `stream`.
+  virtual void forward(Pass& pass, ConstTensor input, ConstTensor stream, Tensor output) = 0;
   // grad_input [N, D] from grad_output [N, D]; pops what forward pushed. `input` gives forward's
   // input and is called once, when grad_input is complete and will not be touched again: the norm
   // that made the input writes it anew on its own way back, over grad_input if it likes.

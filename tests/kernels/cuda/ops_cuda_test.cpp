@@ -356,6 +356,11 @@ void check_product(const Product& p) {
         args.c = bench.random({p.m, p.n}, -1, 1, p.layout);
         matmul(bench.stream(), args);
         bench.keep("product, accumulated", args.c);
+        args.accumulate = Accumulate::no;
+        args.addend = bench.random({p.m, p.n}, -1, 1, p.layout);
+        args.c = bench.output({p.m, p.n}, p.layout);
+        matmul(bench.stream(), args);
+        bench.keep("product, added", args.c);
       }
     }
   });
