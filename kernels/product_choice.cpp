@@ -27,7 +27,8 @@ ProductKey product_key(const Matmul& product) {
           int64_t(product.transpose_b),
           product_alignment(product.a),
           product_alignment(product.b),
-          product_alignment(product.c)};
+          product_alignment(product.c),
+          int64_t(bool(product.addend))};
 }
 
 std::string product_name(const Matmul& product) {

@@ -21,9 +21,10 @@ namespace gsa::kernels {
 // What choices hold for, "NVIDIA H200, cuBLASLt 130000"; empty where there is nothing to choose.
 std::string product_library(const Stream& stream);
 
-// A product as far as a choice depends on it: shapes, strides, types, transposition and alignment.
+// A product as far as a choice depends on it: shapes, strides, types, transposition, alignment, and
+// whether it has an addend.
 // Its operands are not read, and may be those of a plan. The name is the key as one word.
-using ProductKey = std::array<int64_t, 13>;
+using ProductKey = std::array<int64_t, 14>;
 ProductKey product_key(const Matmul& product);
 std::string product_name(const Matmul& product);
 // The largest power of two up to 256 that divides an operand's address, which decides what

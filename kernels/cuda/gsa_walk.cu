@@ -33,41 +33,38 @@ namespace {
 
 using namespace walk_chunks;
 
-// Projected mode: the slopes of swish where dX of a chunk goes out. Inputs are asked for ahead of
-// the products, and become slopes while these are under way.
+// Projected mode: what swish took where a panel of dX goes out.
 template <int slots, int columns>
-struct OutputSlopes {
-  static constexpr int panels = columns / panel_columns;
-  SwishInputs inputs[panels];
-
-  __device__ __forceinline__ void load(const Walker<slots, columns>& walker, int chunk) {
-    const HeadRows<const bfloat16>& x = walker.side.written;
-    const int first = chunk * chunk_rows + walker.row;
-#pragma unroll
-    for (int panel = 0; panel < panels; ++panel) {
-      const int column = walker.column + panel * panel_columns;
-      inputs[panel].load(x.at(walker.place.begin + first, walker.place.gate_head) + column,
-                         x.stride, walker.place.length - first, x.dim - column, walker.lane);
-    }
+__device__ __forceinline__ void load_inputs(const Walker<slots, columns>& walker, int chunk,
+                                            int panel, SwishInputs& inputs) {
+  const HeadRows<const bfloat16>& x = walker.side.written;
+  const int first = chunk * chunk_rows + walker.row;
+  const int column = walker.column + panel * panel_columns;
+  if (walker.side.activates_written) {
+    inputs.load(x.at(walker.place.begin + first, walker.place.gate_head) + column, x.stride,
+                walker.place.length - first, x.dim - column, walker.lane);
   }
-  __device__ __forceinline__ void make() {
-#pragma unroll
-    for (SwishInputs& panel : inputs) {
-      panel.to_slopes();
-    }
-  }
-};
+}
 
-// dX through the memory of the rounded gradients, whose readers are all done.
+// dX through the memory of the rounded gradients, whose readers are all done. The first panel's
+// slopes are there, the others' inputs are asked for a panel ahead.
 template <int slots, int columns>
 __device__ __forceinline__ void store_output(const Walker<slots, columns>& walker, int chunk,
                                              const typename Walker<slots, columns>::Output& out,
-                                             const OutputSlopes<slots, columns>& slopes) {
+                                             SwishInputs& slopes) {
+  constexpr int panels = columns / panel_columns;
   const HeadRows<bfloat16>& gradient = walker.side.gradient;
   const int first = chunk * chunk_rows + walker.row;
 #pragma unroll
-  for (int panel = 0; panel < columns / panel_columns; ++panel) {
+  for (int panel = 0; panel < panels; ++panel) {
     const int column = walker.column + panel * panel_columns;
+    SwishInputs next;
+    if (panel + 1 < panels) {
+      load_inputs(walker, chunk, panel + 1, next);
+    }
+    if (panel == 0) {
+      walker.sync();
+    }
     const auto store = [&](const auto& change) {
       store_strip(out + panel * panel_tiles, walker.strip(panel, 0),
                   gradient.at(walker.place.begin + first, walker.place.head) + column,
@@ -75,8 +72,9 @@ __device__ __forceinline__ void store_output(const Walker<slots, columns>& walke
                   change);
     };
     if (walker.side.activates_written) {
-      store(
-          [&](uint4 piece, int i) { return times_slopes(piece, slopes.inputs[panel].pieces[i]); });
+      store([&](uint4 piece, int i) { return times_slopes(piece, slopes.pieces[i]); });
+      next.to_slopes();
+      slopes = next;
     } else {
       store(AsItIs{});
     }
@@ -133,12 +131,9 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
       fade[i / 2][i % 2] *= fades.before[i / 2][i % 2] * fades.after[i / 2][i % 2];
     }
     typename Walks::Output out;
-    OutputSlopes<slots, columns> slopes;
+    SwishInputs slopes;
     if constexpr (!only_sums) {
       round_gradient(walker, gradient);
-      if (walker.side.activates_written) {
-        slopes.load(walker, chunk);
-      }
     }
     scale_gradient<slots, columns>(gradient, fades.before);
 #pragma unroll 1
@@ -157,13 +152,8 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
         begin_later(walker, base, out);
         begin_own(walker, base, out);
         begin_gradient(walker, base, gradient);
-        if (walker.side.activates_written) {
-          slopes.make();
-        }
         if (place.is_anchor(chunk)) {
-          StateSums<slots, columns> sums;
-          sums.load(walker, chunk);
-          sums.store(walker, chunk);
+          sum_states(walker, chunk);
         }
         wait_products<2>();
         hold(written, Tiles::written_tiles);
@@ -171,6 +161,10 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
       } else {
         begin_own(walker, base, out);
         begin_gradient(walker, base, gradient);
+      }
+      if (!only_sums && walker.side.activates_written && member + 1 == place.group) {
+        load_inputs(walker, chunk, 0, slopes);
+        slopes.to_slopes();
       }
       wait_products<0>();
 #pragma unroll
@@ -185,7 +179,6 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
     }
     if constexpr (!only_sums) {
       hold(out, Tiles::tiles);
-      walker.sync();
       store_output(walker, chunk, out, slopes);
     }
     scale_gradient<slots, columns>(gradient, fades.after);
@@ -228,15 +221,15 @@ __global__ void __launch_bounds__(threads, 1) walk_kernel(const __grid_constant_
     sync_cluster();  // the other block's barriers are there
   }
   if (thread >= groups * warpgroup_threads) {
-    give_registers<copier_registers>();
-    const int activator = thread - (copying_warp + 1) * warp_size;
+    give_registers<Tiles::copier_registers>();
     if (thread == copying_warp * warp_size) {
       copy_tiles<slots, columns, only_sums>(args, place, shared);
-    } else if (activator >= 0 && args.of.sides[place.side].is_activated()) {
-      activate_tiles<slots, columns, only_sums>(args, place, shared, activator);
+    } else if (thread >= (copying_warp + 1) * warp_size &&
+               args.of.sides[place.side].is_activated()) {
+      activate_tiles<slots, columns, only_sums>(args, place, shared);
     }
   } else {
-    take_registers<walker_registers>();
+    take_registers<Tiles::walker_registers>();
     walk<slots, columns, only_sums>(Walker<slots, columns>(args, place, memory));
   }
 }

@@ -15,13 +15,13 @@ inline constexpr int threads = (groups + 1) * warpgroup_threads;
 // In the last warpgroup the first warp copies tiles, the others put them through swish.
 inline constexpr int copying_warp = readers_of_stages;
 inline constexpr int activating_warps = warpgroup_threads / warp_size - 1;
-// The registers of a multiprocessor go to the warpgroups that compute.
-inline constexpr int copier_registers = 40;
-inline constexpr int walker_registers = 232;
 
 // `columns`: a warpgroup's.
 template <int slots, int columns>
 struct WalkTiles {
+  // The registers of a multiprocessor go to the warpgroups that compute, as far as they want them.
+  static constexpr int walker_registers = columns == panel_columns ? 232 : 240;
+  static constexpr int copier_registers = columns == panel_columns ? 40 : 24;
   static constexpr int panels = columns / panel_columns;     // of a warpgroup's columns
   static constexpr int slot_panels = slots / panel_columns;  // of what has a column for each slot
   static constexpr int tiles = columns / 8;                  // accumulator tiles
@@ -168,40 +168,43 @@ __device__ void copy_tiles(const WalkArgs& args, const WalkPlace& place, uint32_
 
 // Projected mode, the warps beside the copying one: swish of the rows of every stage as it lands.
 template <int slots, int columns, bool only_sums>
-__device__ void activate_tiles(const WalkArgs& args, const WalkPlace& place, uint32_t shared,
-                               int thread) {
+__device__ void activate_tiles(const WalkArgs& args, const WalkPlace& place, uint32_t shared) {
   using Tiles = WalkTiles<slots, columns>;
   constexpr int activators = activating_warps * warp_size;
-  const GsaWalkSide& side = args.of.sides[place.side];
+  constexpr int pieces = Tiles::rows_bytes / piece_bytes;
+  const int thread = static_cast<int>(threadIdx.x) - (copying_warp + 1) * warp_size;
+  const bool written = args.of.sides[place.side].activates_written && !only_sums;
+  const bool readers = args.of.sides[place.side].activates_readers;
   const auto swish_rows = [&](uint32_t rows) {
-    constexpr int pieces = Tiles::rows_bytes / piece_bytes;
-    constexpr int at_once = 3;
+    constexpr int at_once = 2;
 #pragma unroll 1
     for (int i = thread; i < pieces; i += at_once * activators) {
       swish_pieces<at_once>(rows + uint32_t(i * piece_bytes), activators * piece_bytes,
                             (pieces - i + activators - 1) / activators);
     }
   };
+  const int turns = (place.high - place.low) * place.group;
+  int member = 0;
   int stage = 0;
   int phase = 0;
-  for (int chunk = place.high - 1; chunk >= place.low; --chunk) {
-    for (int member = 0; member < place.group; ++member) {
-      const uint32_t base = shared + uint32_t(stage * Tiles::stage_bytes);
-      wait_barrier(shared + uint32_t(Tiles::full + stage * 8), phase);
-      if (side.activates_written && !only_sums && member == 0) {
-        swish_rows(base + Tiles::written);
-      }
-      if (side.activates_readers) {
-        swish_rows(base + Tiles::readers);
-      }
-      publish_shared();
-      __syncwarp();
-      if (thread % warp_size == 0) {
-        arrive(shared + uint32_t(Tiles::active + stage * 8));
-      }
-      stage = stage + 1 == Tiles::stages ? 0 : stage + 1;
-      phase ^= stage == 0 ? 1 : 0;
+#pragma unroll 1
+  for (int turn = 0; turn < turns; ++turn) {
+    const uint32_t base = shared + uint32_t(stage * Tiles::stage_bytes);
+    wait_barrier(shared + uint32_t(Tiles::full + stage * 8), phase);
+    if (written && member == 0) {
+      swish_rows(base + Tiles::written);
     }
+    if (readers) {
+      swish_rows(base + Tiles::readers);
+    }
+    publish_shared();
+    __syncwarp();
+    if (thread % warp_size == 0) {
+      arrive(shared + uint32_t(Tiles::active + stage * 8));
+    }
+    member = member + 1 == place.group ? 0 : member + 1;
+    stage = stage + 1 == Tiles::stages ? 0 : stage + 1;
+    phase ^= stage == 0 ? 1 : 0;
   }
 }
 

@@ -283,43 +283,39 @@ __device__ __forceinline__ void begin_gradient(
   commit_products();
 }
 
-// The warpgroup's part of sum_d S G at a chunk's end, of the state that the chunk began with.
+// The warpgroup's part of sum_d S G at a chunk's end, of the state that the chunk began with; a few
+// rows of the state at a time, for registers are scarce where products are under way.
 template <int slots, int columns>
-struct StateSums {
+__device__ __forceinline__ void sum_states(const Walker<slots, columns>& walker, int chunk) {
   using Tiles = WalkTiles<slots, columns>;
-  static constexpr int pieces = columns / piece_columns;
-  static constexpr int rows_at_once = warpgroup_threads / pieces;
-  static constexpr int rows = slots / rows_at_once;
-  uint4 states[rows];
-
-  __device__ __forceinline__ void load(const Walker<slots, columns>& walker, int chunk) {
-    const int piece = walker.thread % pieces;
-    const int first = walker.thread / pieces;
-    const int column = walker.column + piece * piece_columns;
-    const int64_t state =
-        walker.chunk_index(chunk) * walker.args.of.state_heads + walker.place.state_head;
-    const bfloat16* source =
-        walker.side.states + (state * slots + first) * walker.side.padded_dim + column;
+  constexpr int pieces = columns / piece_columns;
+  constexpr int rows_at_once = warpgroup_threads / pieces;
+  constexpr int batch = 4;
+  const int piece = walker.thread % pieces;
+  const int first = walker.thread / pieces;
+  const int column = walker.column + piece * piece_columns;
+  const int64_t state =
+      walker.chunk_index(chunk) * walker.args.of.state_heads + walker.place.state_head;
+  const bfloat16* source =
+      walker.side.states + (state * slots + first) * walker.side.padded_dim + column;
+  const unsigned char* gradients = walker.memory + (walker.gradients() - walker.shared) +
+                                   piece / row_pieces * Tiles::gradient_panel;
+  float* sums = walker.args.of.state_products +
+                (walker.slice_index(chunk) * groups + walker.group) * slots + first;
+#pragma unroll 1
+  for (int row = 0; row < slots; row += batch * rows_at_once) {
+    uint4 states[batch];
 #pragma unroll
-    for (int i = 0; i < rows; ++i) {
+    for (int i = 0; i < batch; ++i) {
       states[i] = column < walker.side.padded_dim
-                      ? __ldg(reinterpret_cast<const uint4*>(source + int64_t(i * rows_at_once) *
-                                                                          walker.side.padded_dim))
+                      ? __ldg(reinterpret_cast<const uint4*>(
+                            source + int64_t(row + i * rows_at_once) * walker.side.padded_dim))
                       : uint4{};
     }
-  }
-
-  __device__ __forceinline__ void store(const Walker<slots, columns>& walker, int chunk) const {
-    const int piece = walker.thread % pieces;
-    const int first = walker.thread / pieces;
-    const unsigned char* gradients = walker.memory + (walker.gradients() - walker.shared) +
-                                     piece / row_pieces * Tiles::gradient_panel;
-    float* sums = walker.args.of.state_products +
-                  (walker.slice_index(chunk) * groups + walker.group) * slots + first;
 #pragma unroll
-    for (int i = 0; i < rows; ++i) {
+    for (int i = 0; i < batch; ++i) {
       const uint4 gradient = *reinterpret_cast<const uint4*>(
-          gradients + panel_offset(first + i * rows_at_once, piece % row_pieces));
+          gradients + panel_offset(first + row + i * rows_at_once, piece % row_pieces));
       const uint32_t s[4] = {states[i].x, states[i].y, states[i].z, states[i].w};
       const uint32_t g[4] = {gradient.x, gradient.y, gradient.z, gradient.w};
       float sum = 0.0F;
@@ -334,11 +330,11 @@ struct StateSums {
         sum += __shfl_xor_sync(~0U, sum, step);
       }
       if (piece == 0) {
-        sums[i * rows_at_once] = sum;
+        sums[row + i * rows_at_once] = sum;
       }
     }
   }
-};
+}
 
 // X G^T is added up over the two blocks of a cluster: each hands over half of its tiles, and
 // stores the sum of the other half a chunk later, when the other block's part is there. As a block

@@ -78,7 +78,9 @@ class Measurement {
     args_.b = b_.tensor();
     args_.c = c_.tensor();
     args_.accumulate = Accumulate::no;
-    args_.addend = {};
+    if (product.addend) {
+      args_.addend = args_.c;
+    }
   }
 
   // Milliseconds of one of `runs` runs in a row.
