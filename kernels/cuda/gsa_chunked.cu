@@ -249,6 +249,7 @@ void run_walk(cudaStream_t stream, const ForwardParts& parts, const GsaBackward&
   walk.state_products = part<float>(workspace, layout.state_products);
   walk.segment_states = part<float>(workspace, layout.walk_states);
   walk.segment_decays = part<float>(workspace, layout.walk_decays);
+  walk.team_flags = part<int>(workspace, layout.walk_flags);
   launch_gsa_walk(stream, parts.sizes, walk);
   if (sums_groups) {
     const int heads = static_cast<int>(parts.sizes.heads);

@@ -192,8 +192,6 @@ struct GsaWalkSide {
   bool dim_major;          // those two are [dim, slots] (key states), else [slots, dim]
   bool activates_written;  // projected: `written` and `gradient` are before swish
   bool activates_readers;  // `readers` is before swish
-
-  __host__ __device__ bool is_activated() const { return activates_written || activates_readers; }
 };
 struct GsaWalkArgs {
   GsaWalkPlan plan;
@@ -209,6 +207,7 @@ struct GsaWalkArgs {
   float* state_products;
   float* segment_states;
   float* segment_decays;
+  int* team_flags;
 };
 void launch_gsa_walk(cudaStream_t stream, const GsaSizes& sizes, const GsaWalkArgs& args);
 

@@ -19,7 +19,10 @@
 // In projected mode the third one's other warps put q, k and v through swish where they have
 // landed; dX goes through its slope on the way out.
 //
-// Where sequences are cut into segments, a first launch (`only_sums`) computes what each segment
+// Where blocks would not fill their last round on the multiprocessors, clusters share out the
+// chunks of all walks evenly, and hand on the states' gradients where a walk goes on elsewhere.
+//
+// Where sequences are cut into segments, a first launch computes what each segment
 // adds to the state's gradient and how it fades; a block then begins with those of all later ones.
 //
 // At B8 T2048 H4 K=V=512 M64: 128 blocks of 32 chunks, 1 a multiprocessor, 225 KB of shared memory;
@@ -81,6 +84,10 @@ __device__ __forceinline__ void store_output(const Walker<slots, columns>& walke
   }
 }
 
+// What a launch walks: what each segment adds, whole sequences or segments of them, or pieces of
+// walks by team.
+enum class WalkKind : uint8_t { sums, whole, pieces };
+
 // How a chunk fades a slot's gradient: before its own tokens are added, whose operands are relative
 // to the reference (GsaGates), and after.
 template <int slots, int columns>
@@ -98,8 +105,16 @@ struct WalkFade {
   }
 };
 
-template <int slots, int columns, bool only_sums>
-__device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
+// What a block carries from one piece to the next.
+struct WalkProgress {
+  StageTurn turn{.phase = 0};
+  int chunks = 0;  // walked
+};
+
+template <int slots, int columns, WalkKind kind>
+__device__ __forceinline__ void walk(Walker<slots, columns> walker, WalkProgress& progress,
+                                     const WalkPieces* pieces = nullptr) {
+  constexpr bool only_sums = kind == WalkKind::sums;
   using Tiles = WalkTiles<slots, columns>;
   using Walks = Walker<slots, columns>;
   const WalkPlace& place = walker.place;
@@ -116,19 +131,22 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
     for (int half = 0; half < Tiles::slot_panels; ++half) {
       clear(gradient[half], Tiles::tiles);
     }
+  } else if (kind == WalkKind::pieces && pieces->resumes) {
+    take_gradient(walker, pieces->team - 1, gradient);
   } else {
     start_gradient(walker, gradient);
   }
-  WrittenExchange<slots, columns> exchange(walker);
-  int stage = 0;
-  int phase = 0;
+  WrittenExchange<slots, columns> exchange(walker, progress.chunks);
+  StageTurn& turn = progress.turn;
 #pragma unroll 1
   for (int chunk = place.high - 1; chunk >= place.low; --chunk) {
+    walker.forget_lane();
     const WalkFade<slots, columns> fades(ends);
+    if constexpr (only_sums) {
 #pragma unroll
-    for (int i = 0; i < slots / 32; ++i) {
-      ends[i / 2][i % 2] = walker.end_decay(chunk - 1, walker.slot(i / 2, i % 2));
-      fade[i / 2][i % 2] *= fades.before[i / 2][i % 2] * fades.after[i / 2][i % 2];
+      for (int i = 0; i < slots / 32; ++i) {
+        fade[i / 2][i % 2] *= fades.before[i / 2][i % 2] * fades.after[i / 2][i % 2];
+      }
     }
     typename Walks::Output out;
     SwishInputs slopes;
@@ -138,10 +156,10 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
     scale_gradient<slots, columns>(gradient, fades.before);
 #pragma unroll 1
     for (int member = 0; member < place.group; ++member) {
-      const uint32_t base = walker.shared + uint32_t(stage * Tiles::stage_bytes);
-      wait_barrier(walker.shared + uint32_t(Tiles::full + stage * 8), phase);
+      const uint32_t base = walker.shared + uint32_t(turn.stage * Tiles::stage_bytes);
+      wait_barrier(walker.shared + uint32_t(Tiles::full + turn.stage * 8), turn.phase);
       if (walker.side.is_activated()) {
-        wait_barrier(walker.shared + uint32_t(Tiles::active + stage * 8), phase);
+        wait_barrier(walker.shared + uint32_t(Tiles::active + turn.stage * 8), turn.phase);
       }
       begin_products();
       if constexpr (only_sums) {
@@ -172,13 +190,18 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
         hold(gradient[half], Tiles::tiles);
       }
       if (walker.lane == 0) {
-        arrive(walker.shared + uint32_t(Tiles::empty + stage * 8));
+        arrive(walker.shared + uint32_t(Tiles::empty + turn.stage * 8));
       }
-      stage = stage + 1 == Tiles::stages ? 0 : stage + 1;
-      phase ^= stage == 0 ? 1 : 0;
+      turn.advance<Tiles::stages>();
+    }
+    // For the next chunk, in the shadow of the stores.
+#pragma unroll
+    for (int i = 0; i < slots / 32; ++i) {
+      ends[i / 2][i % 2] = walker.end_decay(chunk - 1, walker.slot(i / 2, i % 2));
     }
     if constexpr (!only_sums) {
       hold(out, Tiles::tiles);
+      walker.forget_lane();
       store_output(walker, chunk, out, slopes);
     }
     scale_gradient<slots, columns>(gradient, fades.after);
@@ -186,8 +209,11 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
   if constexpr (!only_sums) {
     exchange.take_last();
   }
+  progress.chunks += place.high - place.low;
   if constexpr (only_sums) {
     store_segment(walker, gradient, fade);
+  } else if (kind == WalkKind::pieces && pieces->hands) {
+    hand_gradient(walker, pieces->team, gradient);
   } else if (place.segment == 0 && walker.side.initial_gradient != nullptr) {
     for_state_elements(walker, [&](int half, int tile, int i, int64_t index) {
       walker.side.initial_gradient[index] = gradient[half][tile][i];
@@ -195,14 +221,34 @@ __device__ __forceinline__ void walk(const Walker<slots, columns>& walker) {
   }
 }
 
-template <int slots, int columns, bool only_sums>
+// Calls f(place, pieces) for what the block walks, in turn; warps go through it together.
+template <WalkKind kind, typename F>
+__device__ __forceinline__ void for_places(const GsaWalkArgs& args, int width, int lane, F&& f) {
+  if constexpr (kind == WalkKind::pieces) {
+    WalkPieces pieces(args, width, lane);
+#pragma unroll 1
+    while (pieces.any()) {
+      const WalkPlace place = pieces.next();
+      f(place, &pieces);
+    }
+  } else {
+    f(WalkPlace(args, width, lane), static_cast<const WalkPieces*>(nullptr));
+  }
+}
+
+template <int slots, int columns, WalkKind kind>
 __global__ void __launch_bounds__(threads, 1) walk_kernel(const __grid_constant__ WalkArgs args) {
   using Tiles = WalkTiles<slots, columns>;
+  constexpr bool only_sums = kind == WalkKind::sums;
+  constexpr int width = groups * columns;
   extern __shared__ __align__(1024) unsigned char memory[];
   const int thread = static_cast<int>(threadIdx.x);
-  const WalkPlace place(args.of, groups * columns, thread % warp_size);
-  if (place.is_empty() || (only_sums && place.segment == 0)) {
-    return;
+  const int lane = thread % warp_size;
+  if constexpr (kind != WalkKind::pieces) {
+    const WalkPlace place(args.of, width, lane);
+    if (place.is_empty() || (only_sums && place.segment == 0)) {
+      return;
+    }
   }
   const uint32_t shared = shared_address(memory);
   if (thread == 0) {
@@ -222,15 +268,28 @@ __global__ void __launch_bounds__(threads, 1) walk_kernel(const __grid_constant_
   }
   if (thread >= groups * warpgroup_threads) {
     give_registers<Tiles::copier_registers>();
-    if (thread == copying_warp * warp_size) {
-      copy_tiles<slots, columns, only_sums>(args, place, shared);
-    } else if (thread >= (copying_warp + 1) * warp_size &&
-               args.of.sides[place.side].is_activated()) {
-      activate_tiles<slots, columns, only_sums>(args, place, shared);
+    if (thread / warp_size == copying_warp) {
+      StageTurn turn{.phase = 1};  // the first waits for nothing
+      for_places<kind>(args.of, width, lane, [&](const WalkPlace& place, const WalkPieces*) {
+        if (lane == 0) {
+          copy_tiles<slots, columns, only_sums>(args, place, shared, turn);
+        }
+        __syncwarp();
+      });
+    } else {
+      StageTurn turn{.phase = 0};
+      for_places<kind>(args.of, width, lane, [&](const WalkPlace& place, const WalkPieces*) {
+        if (args.of.sides[place.side].is_activated()) {
+          activate_tiles<slots, columns, only_sums>(args, place, shared, turn);
+        }
+      });
     }
   } else {
     take_registers<Tiles::walker_registers>();
-    walk<slots, columns, only_sums>(Walker<slots, columns>(args, place, memory));
+    WalkProgress progress;
+    for_places<kind>(args.of, width, lane, [&](const WalkPlace& place, const WalkPieces* pieces) {
+      walk<slots, columns, kind>(Walker<slots, columns>(args, place, memory), progress, pieces);
+    });
   }
 }
 
@@ -250,15 +309,26 @@ void launch(cudaStream_t stream, const GsaSizes& sizes, const GsaWalkArgs& args)
     walk.end_key_gate =
         map_matrix(args.gates.end_key_gate, sizes.chunks * sizes.heads * gsa_chunk, slots);
   }
-  const dim3 grid(static_cast<unsigned>(args.plan.slices), static_cast<unsigned>(args.plan.heads),
-                  static_cast<unsigned>(args.sequences * args.plan.segments));
+  const GsaWalkPlan& plan = args.plan;
+  const auto cluster = static_cast<unsigned>(plan.cluster);
   constexpr int memory_bytes = WalkTiles<slots, columns>::memory_bytes;
-  if (args.plan.segments > 1) {
-    launch_with_memory(walk_kernel<slots, columns, true>, grid, threads, memory_bytes, stream, walk,
-                       "gsa walk of segments");
+  if (plan.teams > 0) {
+    check(cudaMemsetAsync(args.team_flags, 0, size_t(plan.teams * plan.cluster) * sizeof(int),
+                          stream),
+          "gsa walk");
+    launch_with_memory(walk_kernel<slots, columns, WalkKind::pieces>,
+                       dim3(static_cast<unsigned>(plan.teams) * cluster), threads, memory_bytes,
+                       stream, walk, "gsa walk of pieces", cluster);
+    return;
   }
-  launch_with_memory(walk_kernel<slots, columns, false>, grid, threads, memory_bytes, stream, walk,
-                     "gsa walk", static_cast<unsigned>(args.plan.cluster));
+  const dim3 grid(static_cast<unsigned>(plan.slices), static_cast<unsigned>(plan.heads),
+                  static_cast<unsigned>(args.sequences * plan.segments));
+  if (plan.segments > 1) {
+    launch_with_memory(walk_kernel<slots, columns, WalkKind::sums>, grid, threads, memory_bytes,
+                       stream, walk, "gsa walk of segments");
+  }
+  launch_with_memory(walk_kernel<slots, columns, WalkKind::whole>, grid, threads, memory_bytes,
+                     stream, walk, "gsa walk", cluster);
 }
 
 }  // namespace

@@ -45,6 +45,10 @@ struct Walker {
         row(thread / warp_size * strip_rows),
         column(at.column + group * columns) {}
 
+  // What follows from the lane is computed anew from here on: kept over a whole loop it would be
+  // spilled, and waited for.
+  __device__ __forceinline__ void forget_lane() { asm volatile("" : "+r"(lane)); }
+
   __device__ uint32_t rows_at(uint32_t stage, int offset) const {
     return stage + uint32_t(offset + group * Tiles::panels * panel_bytes);
   }
@@ -189,6 +193,60 @@ __device__ void store_segment(const Walker<slots, columns>& walker,
   }
 }
 
+// Between teams (WalkPieces) a state's gradient lies in memory as the registers that hold it, a
+// block's after another's; a flag says that it is there.
+template <int slots, int columns>
+__device__ float* team_gradient(const Walker<slots, columns>& walker, int team) {
+  const int64_t block = int64_t(team) * 2 + walker.place.slice % 2;
+  return walker.args.of.segment_states + (block * groups + walker.group) * columns * slots +
+         walker.thread * 4;
+}
+template <int slots, int columns>
+__device__ int* team_flag(const Walker<slots, columns>& walker, int team) {
+  return walker.args.of.team_flags + team * 2 + walker.place.slice % 2;
+}
+
+template <int slots, int columns>
+__device__ void hand_gradient(const Walker<slots, columns>& walker, int team,
+                              const typename Walker<slots, columns>::Gradient& gradient) {
+  float* target = team_gradient(walker, team);
+#pragma unroll
+  for (int i = 0; i < slots / panel_columns * columns / 8; ++i) {
+    const float(&tile)[4] = gradient[i / (columns / 8)][i % (columns / 8)];
+    *reinterpret_cast<float4*>(target + int64_t(i) * warpgroup_threads * 4) =
+        make_float4(tile[0], tile[1], tile[2], tile[3]);
+  }
+  walker.sync();
+  if (walker.group == 0 && walker.thread == 0) {
+    __threadfence();
+    asm volatile("st.release.gpu.global.s32 [%0], 1;\n" ::"l"(team_flag(walker, team))
+                 : "memory");
+  }
+}
+
+// Waits for it. Teams before this one have started before it, and what they hand over they do
+// first: the wait ends.
+template <int slots, int columns>
+__device__ void take_gradient(const Walker<slots, columns>& walker, int team,
+                              typename Walker<slots, columns>::Gradient& gradient) {
+  const int* flag = team_flag(walker, team);
+  int there = 0;
+  while (there == 0) {
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];\n" : "=r"(there) : "l"(flag) : "memory");
+  }
+  const float* source = team_gradient(walker, team);
+#pragma unroll
+  for (int i = 0; i < slots / panel_columns * columns / 8; ++i) {
+    const float4 x =
+        __ldcg(reinterpret_cast<const float4*>(source + int64_t(i) * warpgroup_threads * 4));
+    float(&tile)[4] = gradient[i / (columns / 8)][i % (columns / 8)];
+    tile[0] = x.x;
+    tile[1] = x.y;
+    tile[2] = x.z;
+    tile[3] = x.w;
+  }
+}
+
 // Leaves G rounded in shared memory.
 template <int slots, int columns>
 __device__ __forceinline__ void round_gradient(
@@ -202,6 +260,24 @@ __device__ __forceinline__ void round_gradient(
       to_operand(rounded, gradient[half] + panel * panel_tiles);
       write_strip(walker.strip(panel, half), rounded, walker.lane);
     }
+  }
+  publish_shared();
+  walker.sync();
+}
+
+// Projected mode: swish of the warpgroup's part of Y where it has landed.
+template <int slots, int columns>
+__device__ __forceinline__ void activate_readers(const Walker<slots, columns>& walker,
+                                                 uint32_t stage) {
+  using Tiles = WalkTiles<slots, columns>;
+  constexpr int at_once = 4;
+  constexpr int pieces = Tiles::panels * panel_bytes / piece_bytes;
+  static_assert(pieces % (at_once * warpgroup_threads) == 0);
+  const uint32_t rows =
+      walker.rows_at(stage, Tiles::readers) + uint32_t(walker.thread * piece_bytes);
+#pragma unroll 1
+  for (int i = 0; i < pieces; i += at_once * warpgroup_threads) {
+    swish_pieces<at_once>(rows + uint32_t(i * piece_bytes), warpgroup_threads * piece_bytes);
   }
   publish_shared();
   walker.sync();
@@ -345,16 +421,18 @@ struct WrittenExchange {
   using Tiles = WalkTiles<slots, columns>;
   const Walks& walker;
   const bool is_clustered;
+  const int turns;  // chunks that the block has walked before
   const int rank;
   typename Walks::Kept kept;
 
-  __device__ explicit WrittenExchange(const Walks& of)
+  __device__ WrittenExchange(const Walks& of, int turns_before)
       : walker(of),
         is_clustered(of.args.of.plan.cluster != 1),
+        turns(turns_before),
         rank(is_clustered ? cluster_rank() : 0) {}
 
-  // Of a chunk, in the order of the walk.
-  __device__ int turn(int chunk) const { return walker.place.high - 1 - chunk; }
+  // Of a chunk, in the order of the block's walks.
+  __device__ int turn(int chunk) const { return turns + walker.place.high - 1 - chunk; }
   __device__ uint32_t buffer(int chunk) const {
     return walker.shared +
            uint32_t(Tiles::exchange +

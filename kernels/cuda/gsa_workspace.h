@@ -174,7 +174,8 @@ struct GsaWalkPlan {
   static constexpr int64_t anchor_chunks = 4;
   static constexpr int64_t wanted_blocks = 128;
   static constexpr int64_t shortest_segment = 4;
-  static constexpr int64_t warpgroups = 2;  // a block, side by side along its dimensions
+  static constexpr int64_t clusters_at_once = 66;  // of two blocks, on an H100 or H200
+  static constexpr int64_t warpgroups = 2;         // a block, side by side along its dimensions
 
   int64_t heads;    // the key/value heads; the query heads where each has states of its own
   int64_t columns;  // of a warpgroup
@@ -185,6 +186,9 @@ struct GsaWalkPlan {
   int64_t written_parts;
   int64_t segment_chunks;
   int64_t segments;  // of the longest sequence
+  // Clusters that share out the chunks of all walks; 0: each walk has a cluster of its own. The
+  // bits are the same.
+  int64_t teams;
 
   explicit GsaWalkPlan(const GsaBackward& args) {
     const GsaSizes sizes(args.forward);
@@ -210,6 +214,12 @@ struct GsaWalkPlan {
         shortest_segment, (sizes.chunks * heads * slices + wanted_blocks - 1) / wanted_blocks);
     segment_chunks = 2 * longest > 3 * shared ? shared : std::max<int64_t>(longest, 1);
     segments = (longest + segment_chunks - 1) / segment_chunks;
+    const int64_t walks = sizes.sequences * heads * slices / 2;
+    const int64_t rounds = (walks + clusters_at_once - 1) / clusters_at_once;
+    const bool leaves_gaps = 10 * walks < 9 * rounds * clusters_at_once;
+    teams = cluster == 2 && segments == 1 && rounds > 1 && leaves_gaps && !has_states
+                ? clusters_at_once
+                : 0;
   }
 
   // Whether query heads of one key/value head walk apart and their dk and dv are summed afterwards.
@@ -233,8 +243,10 @@ struct GsaBackwardWorkspace {
   // Of the walk, by walking head and slice:
   size_t written_products;  // [chunks, heads, parts, gsa_chunk, slots] float32: X G^T
   size_t state_products;    // [chunks, heads, slices, warpgroups, slots] float32: sum_d S G
-  size_t walk_states;       // [S, segments, heads, slices] states in float32, by thread
+  size_t walk_states;  // [S, segments, heads, slices] or [teams, cluster] states in float32, by
+                       //   thread
   size_t walk_decays;
+  size_t walk_flags;     // [teams, cluster] int32
   size_t key_gradients;  // [N, heads, K] bfloat16: dk by query head, where those walk
   size_t value_gradients;
   size_t bytes;
@@ -244,8 +256,7 @@ struct GsaBackwardWorkspace {
 
  private:
   GsaBackwardWorkspace(const GsaBackward& args, const GsaSizes& sizes)
-      : segments(layout, GsaSegments(sizes, sizes.state_heads)),
-        flow(layout, sizes) {
+      : segments(layout, GsaSegments(sizes, sizes.state_heads)), flow(layout, sizes) {
     const GsaWalkPlan plan(args);
     const int64_t heads = sizes.query_heads;
     const size_t operand = sizes.by_slot(heads) * bfloat16_bytes;
@@ -263,12 +274,14 @@ struct GsaBackwardWorkspace {
     written_products = layout.add(sizes.by_slot(plan.heads * plan.written_parts) * sizeof(float));
     state_products = layout.add(
         size_t(sizes.chunks * slices * GsaWalkPlan::warpgroups * sizes.slots) * sizeof(float));
-    const int64_t blocks =
-        plan.segments > 1 ? args.forward.sequences.count() * plan.segments * slices : 0;
+    const int64_t blocks = plan.segments > 1
+                               ? args.forward.sequences.count() * plan.segments * slices
+                               : plan.teams * plan.cluster;
     const int64_t columns = GsaWalkPlan::warpgroups * plan.columns;
     walk_states = layout.add(size_t(blocks * columns * sizes.slots) * sizeof(float));
     walk_decays =
         layout.add(size_t(blocks * GsaWalkPlan::warpgroups * 4 * sizes.slots) * sizeof(float));
+    walk_flags = layout.add(size_t(plan.teams * plan.cluster) * sizeof(int32_t));
     const bool sums = plan.sums_groups(sizes);
     const size_t rows = sums ? size_t(args.forward.q.dim(0) * plan.heads) : 0;
     key_gradients = layout.add(rows * size_t(args.forward.key_dim()) * bfloat16_bytes);
