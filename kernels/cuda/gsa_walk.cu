@@ -16,8 +16,8 @@
 // warpgroups lie side by side along the dimensions, each with its part of G in registers in
 // float32, and a rounded copy in shared memory, where the tensor cores (wgmma) read it; a third one
 // copies the tiles of the chunks to come. Query heads that share a state add to the same G in turn.
-// In projected mode the third one's other warps put q, k and v through swish where they have
-// landed; dX goes through its slope on the way out.
+// In projected mode the third one's other warps put v and k through swish where they have landed,
+// the walkers q, and dX through its slope on the way out.
 //
 // Where blocks would not fill their last round on the multiprocessors, clusters share out the
 // chunks of all walks evenly, and hand on the states' gradients where a walk goes on elsewhere.
@@ -36,34 +36,21 @@ namespace {
 
 using namespace walk_chunks;
 
-// Projected mode: what swish took where a panel of dX goes out.
-template <int slots, int columns>
-__device__ __forceinline__ void load_inputs(const Walker<slots, columns>& walker, int chunk,
-                                            int panel, SwishInputs& inputs) {
-  const HeadRows<const bfloat16>& x = walker.side.written;
-  const int first = chunk * chunk_rows + walker.row;
-  const int column = walker.column + panel * panel_columns;
-  if (walker.side.activates_written) {
-    inputs.load(x.at(walker.place.begin + first, walker.place.gate_head) + column, x.stride,
-                walker.place.length - first, x.dim - column, walker.lane);
-  }
-}
-
-// dX through the memory of the rounded gradients, whose readers are all done. The first panel's
-// slopes are there, the others' inputs are asked for a panel ahead.
+// dX through the memory of the rounded gradients, whose readers are all done once the walkers have
+// met. In projected mode the inputs whose slopes it takes are asked for before that.
 template <int slots, int columns>
 __device__ __forceinline__ void store_output(const Walker<slots, columns>& walker, int chunk,
-                                             const typename Walker<slots, columns>::Output& out,
-                                             SwishInputs& slopes) {
-  constexpr int panels = columns / panel_columns;
+                                             const typename Walker<slots, columns>::Output& out) {
   const HeadRows<bfloat16>& gradient = walker.side.gradient;
+  const HeadRows<const bfloat16>& x = walker.side.written;
   const int first = chunk * chunk_rows + walker.row;
+  SwishInputs inputs;
 #pragma unroll
-  for (int panel = 0; panel < panels; ++panel) {
+  for (int panel = 0; panel < columns / panel_columns; ++panel) {
     const int column = walker.column + panel * panel_columns;
-    SwishInputs next;
-    if (panel + 1 < panels) {
-      load_inputs(walker, chunk, panel + 1, next);
+    if (walker.side.activates_written) {
+      inputs.load(x.at(walker.place.begin + first, walker.place.gate_head) + column, x.stride,
+                  walker.place.length - first, x.dim - column, walker.lane);
     }
     if (panel == 0) {
       walker.sync();
@@ -75,9 +62,7 @@ __device__ __forceinline__ void store_output(const Walker<slots, columns>& walke
                   change);
     };
     if (walker.side.activates_written) {
-      store([&](uint4 piece, int i) { return times_slopes(piece, slopes.pieces[i]); });
-      next.to_slopes();
-      slopes = next;
+      store([&](uint4 piece, int i) { return times_swish_slope(piece, inputs.pieces[i]); });
     } else {
       store(AsItIs{});
     }
@@ -140,16 +125,16 @@ __device__ __forceinline__ void walk(Walker<slots, columns> walker, WalkProgress
   StageTurn& turn = progress.turn;
 #pragma unroll 1
   for (int chunk = place.high - 1; chunk >= place.low; --chunk) {
-    walker.forget_lane();
+    if constexpr (kind == WalkKind::pieces) {
+      walker.forget_lane();
+    }
     const WalkFade<slots, columns> fades(ends);
-    if constexpr (only_sums) {
 #pragma unroll
-      for (int i = 0; i < slots / 32; ++i) {
-        fade[i / 2][i % 2] *= fades.before[i / 2][i % 2] * fades.after[i / 2][i % 2];
-      }
+    for (int i = 0; i < slots / 32; ++i) {
+      ends[i / 2][i % 2] = walker.end_decay(chunk - 1, walker.slot(i / 2, i % 2));
+      fade[i / 2][i % 2] *= fades.before[i / 2][i % 2] * fades.after[i / 2][i % 2];
     }
     typename Walks::Output out;
-    SwishInputs slopes;
     if constexpr (!only_sums) {
       round_gradient(walker, gradient);
     }
@@ -158,7 +143,10 @@ __device__ __forceinline__ void walk(Walker<slots, columns> walker, WalkProgress
     for (int member = 0; member < place.group; ++member) {
       const uint32_t base = walker.shared + uint32_t(turn.stage * Tiles::stage_bytes);
       wait_barrier(walker.shared + uint32_t(Tiles::full + turn.stage * 8), turn.phase);
-      if (walker.side.is_activated()) {
+      if (walker.side.activates_readers) {
+        activate_readers(walker, base);
+      }
+      if (!only_sums && walker.side.activates_written) {
         wait_barrier(walker.shared + uint32_t(Tiles::active + turn.stage * 8), turn.phase);
       }
       begin_products();
@@ -180,10 +168,6 @@ __device__ __forceinline__ void walk(Walker<slots, columns> walker, WalkProgress
         begin_own(walker, base, out);
         begin_gradient(walker, base, gradient);
       }
-      if (!only_sums && walker.side.activates_written && member + 1 == place.group) {
-        load_inputs(walker, chunk, 0, slopes);
-        slopes.to_slopes();
-      }
       wait_products<0>();
 #pragma unroll
       for (int half = 0; half < Tiles::slot_panels; ++half) {
@@ -194,15 +178,12 @@ __device__ __forceinline__ void walk(Walker<slots, columns> walker, WalkProgress
       }
       turn.advance<Tiles::stages>();
     }
-    // For the next chunk, in the shadow of the stores.
-#pragma unroll
-    for (int i = 0; i < slots / 32; ++i) {
-      ends[i / 2][i % 2] = walker.end_decay(chunk - 1, walker.slot(i / 2, i % 2));
-    }
     if constexpr (!only_sums) {
       hold(out, Tiles::tiles);
-      walker.forget_lane();
-      store_output(walker, chunk, out, slopes);
+      if constexpr (kind == WalkKind::pieces) {
+        walker.forget_lane();
+      }
+      store_output(walker, chunk, out);
     }
     scale_gradient<slots, columns>(gradient, fades.after);
   }
@@ -221,37 +202,11 @@ __device__ __forceinline__ void walk(Walker<slots, columns> walker, WalkProgress
   }
 }
 
-// Calls f(place, pieces) for what the block walks, in turn; warps go through it together.
-template <WalkKind kind, typename F>
-__device__ __forceinline__ void for_places(const GsaWalkArgs& args, int width, int lane, F&& f) {
-  if constexpr (kind == WalkKind::pieces) {
-    WalkPieces pieces(args, width, lane);
-#pragma unroll 1
-    while (pieces.any()) {
-      const WalkPlace place = pieces.next();
-      f(place, &pieces);
-    }
-  } else {
-    f(WalkPlace(args, width, lane), static_cast<const WalkPieces*>(nullptr));
-  }
-}
-
-template <int slots, int columns, WalkKind kind>
-__global__ void __launch_bounds__(threads, 1) walk_kernel(const __grid_constant__ WalkArgs args) {
+// Before the roles part: the barriers, and that the other block of a cluster sees them.
+template <int slots, int columns>
+__device__ __forceinline__ void prepare_barriers(uint32_t shared, bool is_clustered) {
   using Tiles = WalkTiles<slots, columns>;
-  constexpr bool only_sums = kind == WalkKind::sums;
-  constexpr int width = groups * columns;
-  extern __shared__ __align__(1024) unsigned char memory[];
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % warp_size;
-  if constexpr (kind != WalkKind::pieces) {
-    const WalkPlace place(args.of, width, lane);
-    if (place.is_empty() || (only_sums && place.segment == 0)) {
-      return;
-    }
-  }
-  const uint32_t shared = shared_address(memory);
-  if (thread == 0) {
+  if (threadIdx.x == 0) {
     for (int stage = 0; stage < Tiles::stages; ++stage) {
       init_barrier(shared + uint32_t(Tiles::full + stage * 8), 1);
       init_barrier(shared + uint32_t(Tiles::active + stage * 8), activating_warps);
@@ -263,33 +218,76 @@ __global__ void __launch_bounds__(threads, 1) walk_kernel(const __grid_constant_
     publish_barriers();
   }
   __syncthreads();
-  if (!only_sums && args.of.plan.cluster != 1) {
-    sync_cluster();  // the other block's barriers are there
+  if (is_clustered) {
+    sync_cluster();
   }
+}
+
+// A block that walks a sequence, or a segment of one.
+template <int slots, int columns, WalkKind kind>
+__global__ void __launch_bounds__(threads, 1) walk_kernel(const __grid_constant__ WalkArgs args) {
+  using Tiles = WalkTiles<slots, columns>;
+  constexpr bool only_sums = kind == WalkKind::sums;
+  extern __shared__ __align__(1024) unsigned char memory[];
+  const int thread = static_cast<int>(threadIdx.x);
+  const WalkPlace place(args.of, groups * columns, thread % warp_size);
+  if (place.is_empty() || (only_sums && place.segment == 0)) {
+    return;
+  }
+  const uint32_t shared = shared_address(memory);
+  prepare_barriers<slots, columns>(shared, !only_sums && args.of.plan.cluster != 1);
   if (thread >= groups * warpgroup_threads) {
     give_registers<Tiles::copier_registers>();
-    if (thread / warp_size == copying_warp) {
+    if (thread == copying_warp * warp_size) {
       StageTurn turn{.phase = 1};  // the first waits for nothing
-      for_places<kind>(args.of, width, lane, [&](const WalkPlace& place, const WalkPieces*) {
-        if (lane == 0) {
-          copy_tiles<slots, columns, only_sums>(args, place, shared, turn);
-        }
-        __syncwarp();
-      });
-    } else {
+      copy_tiles<slots, columns, only_sums>(args, place, shared, turn);
+    } else if (!only_sums && thread >= (copying_warp + 1) * warp_size &&
+               args.of.sides[place.side].activates_written) {
       StageTurn turn{.phase = 0};
-      for_places<kind>(args.of, width, lane, [&](const WalkPlace& place, const WalkPieces*) {
-        if (args.of.sides[place.side].is_activated()) {
-          activate_tiles<slots, columns, only_sums>(args, place, shared, turn);
-        }
-      });
+      activate_written<slots, columns>(place, shared, turn);
     }
   } else {
     take_registers<Tiles::walker_registers>();
     WalkProgress progress;
-    for_places<kind>(args.of, width, lane, [&](const WalkPlace& place, const WalkPieces* pieces) {
-      walk<slots, columns, kind>(Walker<slots, columns>(args, place, memory), progress, pieces);
-    });
+    walk<slots, columns, kind>(Walker<slots, columns>(args, place, memory), progress);
+  }
+}
+
+// A block of a team, which goes through its pieces.
+template <int slots, int columns>
+__global__ void __launch_bounds__(threads, 1) team_kernel(const __grid_constant__ WalkArgs args) {
+  using Tiles = WalkTiles<slots, columns>;
+  constexpr int width = groups * columns;
+  extern __shared__ __align__(1024) unsigned char memory[];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % warp_size;
+  const uint32_t shared = shared_address(memory);
+  prepare_barriers<slots, columns>(shared, true);
+  if (thread >= groups * warpgroup_threads) {
+    give_registers<Tiles::copier_registers>();
+    const bool copies = thread / warp_size == copying_warp;
+    StageTurn turn{.phase = copies ? 1 : 0};
+    WalkPieces pieces(args.of, width, lane);
+#pragma unroll 1
+    while (pieces.any()) {
+      const WalkPlace place = pieces.next();
+      if (copies && lane == 0) {
+        copy_tiles<slots, columns, false>(args, place, shared, turn);
+      } else if (!copies && args.of.sides[place.side].activates_written) {
+        activate_written<slots, columns>(place, shared, turn);
+      }
+      __syncwarp();
+    }
+  } else {
+    take_registers<Tiles::walker_registers>();
+    WalkProgress progress;
+    WalkPieces pieces(args.of, width, lane);
+#pragma unroll 1
+    while (pieces.any()) {
+      const WalkPlace place = pieces.next();
+      walk<slots, columns, WalkKind::pieces>(Walker<slots, columns>(args, place, memory), progress,
+                                             &pieces);
+    }
   }
 }
 
@@ -316,7 +314,7 @@ void launch(cudaStream_t stream, const GsaSizes& sizes, const GsaWalkArgs& args)
     check(cudaMemsetAsync(args.team_flags, 0, size_t(plan.teams * plan.cluster) * sizeof(int),
                           stream),
           "gsa walk");
-    launch_with_memory(walk_kernel<slots, columns, WalkKind::pieces>,
+    launch_with_memory(team_kernel<slots, columns>,
                        dim3(static_cast<unsigned>(plan.teams) * cluster), threads, memory_bytes,
                        stream, walk, "gsa walk of pieces", cluster);
     return;

@@ -167,8 +167,8 @@ struct WalkPieces {
   __device__ bool any() const { return first < end; }
   __device__ WalkPlace next() {
     const int chunk = (end - 1) / walks;
-    const SequencePart part = find_part(args.offsets, static_cast<int>(args.sequences), chunk_rows,
-                                        0, chunk, lane);
+    const SequencePart part =
+        find_part(args.offsets, static_cast<int>(args.sequences), chunk_rows, 0, chunk, lane);
     const int chunks = (part.end - part.begin + chunk_rows - 1) / chunk_rows;
     const int sequence_start = (chunk - part.index) * walks;
     const int walk = (end - 1 - sequence_start) / chunks;

@@ -219,8 +219,7 @@ __device__ void hand_gradient(const Walker<slots, columns>& walker, int team,
   walker.sync();
   if (walker.group == 0 && walker.thread == 0) {
     __threadfence();
-    asm volatile("st.release.gpu.global.s32 [%0], 1;\n" ::"l"(team_flag(walker, team))
-                 : "memory");
+    asm volatile("st.release.gpu.global.s32 [%0], 1;\n" ::"l"(team_flag(walker, team)) : "memory");
   }
 }
 
