@@ -24,10 +24,10 @@ TEST_F(GsaCudaLong, LongSequencesWithoutKeptStatesGiveTheSameBits) {
 // Two thirds of a second round of blocks: the walks back are shared out among teams, which take
 // over from each other in the middle of sequences. Sequences of none to six chunks, and one that a
 // team has for itself.
-std::vector<int64_t> many_lengths(size_t count) {
-  std::vector<int64_t> lengths;
+std::vector<int32_t> many_lengths(size_t count) {
+  std::vector<int32_t> lengths;
   for (size_t i = 0; i < count; ++i) {
-    lengths.push_back(static_cast<int64_t>(i * 97 % 331));
+    lengths.push_back(static_cast<int32_t>(i * 97 % 331));
   }
   return lengths;
 }
