@@ -94,10 +94,6 @@ void RmsNormForward::check() const {
   require_like(output, input, "output");
   require_optional(weight, input.dtype(), {input.dim(1)}, "weight");
   require_statistics(inverse_rms, input, "inverse_rms");
-  if (residual) {
-    require_like(residual, input, "residual");
-    require_like(sum, input, "sum");
-  }
 }
 
 void RmsNormBackward::check() const {

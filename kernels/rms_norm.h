@@ -1,7 +1,7 @@
-// Root-mean-square normalization (Zhang and Sennrich, arXiv 1910.07467), alone, fused with the
-// residual addition before it, and fused with the swish before the mixer's output projection.
+// Root-mean-square normalization (Zhang and Sennrich, arXiv 1910.07467), alone and fused with the
+// swish before the mixer's output projection.
 //
-//   x = input + residual;  r = 1 / sqrt(mean(x^2) + epsilon);  output = x * r * weight
+//   x = input;  r = 1 / sqrt(mean(x^2) + epsilon);  output = x * r * weight
 //
 // Statistics (`inverse_rms`, weights' gradients, sums) are float32, float64 when the tensors are.
 #pragma once
@@ -11,11 +11,9 @@
 namespace gsa::kernels {
 
 struct RmsNormForward {
-  ConstTensor input;     // [N, D]
-  ConstTensor residual;  // [N, D] added to the input first, or absent
-  ConstTensor weight;    // [D], or absent: ones
+  ConstTensor input;   // [N, D]
+  ConstTensor weight;  // [D], or absent: ones
   double epsilon = 1e-6;
-  Tensor sum;          // [N, D] input + residual; only with a residual; may be either of them
   Tensor output;       // [N, D]
   Tensor inverse_rms;  // [N] float32 | float64
 
@@ -23,7 +21,7 @@ struct RmsNormForward {
 };
 
 struct RmsNormBackward {
-  ConstTensor input;          // [N, D] what was normalized: `sum`, or the input without a residual
+  ConstTensor input;          // [N, D]
   ConstTensor weight;         // [D], or absent
   ConstTensor inverse_rms;    // [N]
   ConstTensor grad_output;    // [N, D]

@@ -158,8 +158,6 @@ void rms_norm_forward(Stream& /*stream*/, const RmsNormForward& args) {
   with_real_type(args.input.dtype(), "rms_norm_forward", [&](auto type) {
     using T = decltype(type);
     const auto input = rows_of<T>(args.input);
-    const auto residual = rows_of<T>(args.residual);
-    const auto sum = rows_of<T>(args.sum);
     const auto output = rows_of<T>(args.output);
     const T* weight = elements_of<T>(args.weight);
     T* inverse_rms = args.inverse_rms.as<T>();
@@ -167,15 +165,6 @@ void rms_norm_forward(Stream& /*stream*/, const RmsNormForward& args) {
     parallel_for(args.input.dim(0), columns, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {
         const T* x = input[n];
-        if (residual) {
-          const T* added = residual[n];
-          T* total = sum[n];
-#pragma omp simd
-          for (int64_t d = 0; d < columns; ++d) {
-            total[d] = x[d] + added[d];
-          }
-          x = total;
-        }
         const double squares = stable_sum<T>(columns, [&](int64_t d) { return x[d] * x[d]; });
         const T r = inverse_rms_of<T>(squares, columns, args.epsilon);
         inverse_rms[n] = r;

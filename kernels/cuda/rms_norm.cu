@@ -1,10 +1,10 @@
-// RMS normalization forward, with the residual before it or the swish before it.
+// RMS normalization forward, alone or with the swish before it.
 //
 // A block a row, which lies in its registers, `count` vectors a thread: small blocks, so that many
 // rows are on their way from memory at once.
 //
-// Bytes a bf16 element: 4, with a residual 8. A dozen operations (plus an exponential and a
-// division with swish) an element: the memory's time is the floor.
+// Bytes a bf16 element: 4. A dozen operations (plus an exponential and a division with swish) an
+// element: the memory's time is the floor.
 #include "kernels/backends.h"
 #include "kernels/cuda/rms_norm_rows.h"
 
@@ -14,30 +14,23 @@ namespace {
 // Vectors a thread takes of a long row: many loads in flight.
 constexpr int forward_vectors = 4;
 
-// Arguments of the forward kernel; `residual`, `sum` and `weight` may be absent.
+// Arguments of the forward kernel; `weight` may be absent.
 template <typename T>
 struct ForwardArguments {
   Rows<const T> input;
-  Rows<const T> residual;
   const T* weight;
   float epsilon;
-  Rows<T> sum;
   Rows<T> output;
   float* inverse_rms;
   int64_t rows;
   int columns;
 };
-// Reads this thread's part of a row, adds the residual and applies the activation; returns the sum
-// of squares.
+// Reads this thread's part of a row and applies the activation; returns the sum of squares.
 template <Activation activation, typename T, int width, int count>
 __device__ float read_row(const ForwardArguments<T>& args, int64_t row, float (&x)[count][width]) {
   using Part = Slice<T, width, count>;
   Part input;
-  Part residual;
   input.load(args.input, row, args.columns);
-  if (args.residual) {
-    residual.load(args.residual, row, args.columns);
-  }
   float squares = 0;
 #pragma unroll
   for (int i = 0; i < count; ++i) {
@@ -46,16 +39,6 @@ __device__ float read_row(const ForwardArguments<T>& args, int64_t row, float (&
       continue;
     }
     input.vectors[i].unpack(x[i]);
-    if (args.residual) {
-      float added[width];
-      residual.vectors[i].unpack(added);
-#pragma unroll
-      for (int j = 0; j < width; ++j) {
-        // What is normalized is the sum as it is stored, which is what backward reads.
-        x[i][j] = to_float(from_float<T>(x[i][j] + added[j]));
-      }
-      store(args.sum.at(row, column), x[i]);
-    }
 #pragma unroll
     for (int j = 0; j < width; ++j) {
       if constexpr (activation == Activation::swish) {
@@ -110,33 +93,22 @@ void launch_forward(Stream& stream, const ForwardArguments<T>& args, bool vector
 void rms_norm_forward(Stream& stream, const RmsNormForward& args) {
   with_element(args.input.dtype(), "rms_norm_forward", [&](auto element) {
     using T = decltype(element);
-    const ForwardArguments<T> kernel{rows_of<T>(args.input),
-                                     rows_of<T>(args.residual),
-                                     elements_of<T>(args.weight),
-                                     float(args.epsilon),
-                                     rows_of<T>(args.sum),
-                                     rows_of<T>(args.output),
-                                     elements_of<float>(args.inverse_rms),
-                                     args.input.dim(0),
-                                     int(args.input.dim(1))};
+    const ForwardArguments<T> kernel{
+        rows_of<T>(args.input),  elements_of<T>(args.weight),          float(args.epsilon),
+        rows_of<T>(args.output), elements_of<float>(args.inverse_rms), args.input.dim(0),
+        int(args.input.dim(1))};
     launch_forward<T, Activation::none>(
-        stream, kernel, are_aligned(args.input, args.residual, args.weight, args.sum, args.output),
-        "rms_norm_forward");
+        stream, kernel, are_aligned(args.input, args.weight, args.output), "rms_norm_forward");
   });
 }
 
 void swish_rms_norm_forward(Stream& stream, const SwishRmsNormForward& args) {
   with_element(args.input.dtype(), "swish_rms_norm_forward", [&](auto element) {
     using T = decltype(element);
-    const ForwardArguments<T> kernel{rows_of<T>(args.input),
-                                     {},
-                                     elements_of<T>(args.weight),
-                                     float(args.epsilon),
-                                     {},
-                                     rows_of<T>(args.output),
-                                     elements_of<float>(args.inverse_rms),
-                                     args.input.dim(0),
-                                     int(args.input.dim(1))};
+    const ForwardArguments<T> kernel{
+        rows_of<T>(args.input),  elements_of<T>(args.weight),          float(args.epsilon),
+        rows_of<T>(args.output), elements_of<float>(args.inverse_rms), args.input.dim(0),
+        int(args.input.dim(1))};
     launch_forward<T, Activation::swish>(stream, kernel,
                                          are_aligned(args.input, args.weight, args.output),
                                          "swish_rms_norm_forward");

@@ -92,37 +92,13 @@ TEST_P(CpuRmsNorm, ForwardIsItsDefinitionWithAndWithoutWeight) {
     const Expected expected(x_.values(), weighted ? weight_.values() : ones_, grad_.values());
     const auto output = empty_matrix();
     rms_norm_forward(stream_, {.input = x_,
-                               .residual = {},
                                .weight = weighted ? ConstTensor(weight_) : ConstTensor(),
                                .epsilon = epsilon,
-                               .sum = {},
                                .output = output,
                                .inverse_rms = inverse_rms_});
     EXPECT_LT(relative_error(output.values(), expected.output), tolerance());
     EXPECT_LT(relative_error(inverse_rms_.values(), expected.inverse_rms), tolerance());
     EXPECT_TRUE(output.gaps_are_untouched());
-  }
-}
-
-TEST_P(CpuRmsNorm, ForwardAddsTheResidualAndMayKeepTheSumInEither) {
-  const auto residual = random_matrix();
-  const auto total = sum(x_.values(), residual.values());
-  const Expected expected(total, weight_.values(), grad_.values());
-  for (const int place : {0, 1, 2}) {
-    const HostTensor x(GetParam(), {rows, width}, x_.values(), padding);
-    const HostTensor added(GetParam(), {rows, width}, residual.values());
-    const HostTensor own = empty_matrix();
-    const HostTensor& kept = place == 0 ? own : place == 1 ? x : added;
-    const auto output = empty_matrix();
-    rms_norm_forward(stream_, {.input = x,
-                               .residual = added,
-                               .weight = weight_,
-                               .epsilon = epsilon,
-                               .sum = kept,
-                               .output = output,
-                               .inverse_rms = inverse_rms_});
-    EXPECT_LT(relative_error(kept.values(), total), tolerance());
-    EXPECT_LT(relative_error(output.values(), expected.output), tolerance());
   }
 }
 
@@ -171,10 +147,8 @@ TEST_P(CpuRmsNorm, BackwardWritesTheOutputOfForwardBitForBit) {
     const auto grad_weight = weighted ? Tensor(grad_weight_) : Tensor();
     const auto output = empty_matrix();
     rms_norm_forward(stream_, {.input = x_,
-                               .residual = {},
                                .weight = weight,
                                .epsilon = epsilon,
-                               .sum = {},
                                .output = output,
                                .inverse_rms = inverse_rms_});
     const HostTensor grad(GetParam(), {rows, width}, grad_.values(), padding);
@@ -304,10 +278,8 @@ class CpuRmsNorm64 : public testing::Test {
 TEST_F(CpuRmsNorm64, BackwardMatchesCentralDifferences) {
   const auto loss = [&] {
     rms_norm_forward(stream_, {.input = x_,
-                               .residual = {},
                                .weight = weight_,
                                .epsilon = eps,
-                               .sum = {},
                                .output = output_,
                                .inverse_rms = inverse_rms_});
     return test::dot(output_.values(), grad_.values());
@@ -362,8 +334,6 @@ TEST(CpuRmsNormErrors, ShapesDtypesAndCompanionsAreChecked) {
   forward.weight = narrow;
   EXPECT_THROW(rms_norm_forward(stream, forward), std::invalid_argument);
   forward.weight = {};
-  forward.residual = x;  // and no place for the sum
-  EXPECT_THROW(rms_norm_forward(stream, forward), std::invalid_argument);
   EXPECT_THROW(swish_rms_norm_forward(stream, {.input = half, .output = half, .inverse_rms = r}),
                std::invalid_argument);
   const RmsNormBackward no_place{
