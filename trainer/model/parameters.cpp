@@ -125,6 +125,12 @@ void ParameterStore::begin_gradients(Stream& stream, int bucket) {
     if (info.first_use == FirstUse::added) {
       fill_zero(stream, view(gradients_, gradient_dtype(), i, i));
     }
+    const bool is_last = i + 1 == parameters_.size() || parameters_[i + 1].bucket != bucket;
+    const int64_t end = info.offset + info.shape.count();
+    const int64_t next = is_last ? bucket_offset(bucket + 1) : parameters_[i + 1].offset;
+    if (where_ == Gradients::in_arena && next > end) {
+      fill_zero(stream, all_gradients().rows(end, next));
+    }
   }
 }
 

@@ -95,7 +95,8 @@ class ParameterStore {
 
   int buckets() const { return static_cast<int>(bucket_offsets_.size()) - 1; }
   // Begins a step's gradients of this bucket: those that kernels add to are zeroed, those that
-  // products write are marked to be overwritten by the first of them.
+  // products write are marked to be overwritten by the first of them. Padding is zero: the buckets'
+  // norms and sums over ranks go over it, and in the arena activations were there.
   void begin_gradients(Stream& stream, int bucket);
 
   int64_t bucket_offset(int bucket) const { return bucket_offsets_[static_cast<size_t>(bucket)]; }

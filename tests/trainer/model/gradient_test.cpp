@@ -133,6 +133,34 @@ TEST(LanguageModel, GradientsInTheArenaAreTheSameBitsWithTiedEmbeddings) {
   expect_same_in_arena(config, Keep::everything);
 }
 
+// Norms and sums over ranks go over whole buckets.
+TEST(ParameterStore, PaddingOfGradientsInTheArenaIsZero) {
+  ParameterStore parameters(Device::cpu, DType::float32, 7);
+  for (int bucket = 0; bucket < 2; ++bucket) {
+    parameters.begin_bucket();
+    parameters.add("norm" + std::to_string(bucket), {5}, Initialization::ones);
+    parameters.add("matrix" + std::to_string(bucket), {3, 3}, Initialization::normal);
+  }
+  parameters.allocate(ParameterStore::Memory::real, ParameterStore::Gradients::in_arena);
+  constexpr float left = 3;
+  const size_t bytes = parameters.gradient_tail(0);
+  std::vector<float> memory(bytes / sizeof(float), left);
+  parameters.place_gradients(reinterpret_cast<std::byte*>(memory.data()) + bytes);
+  Stream stream(Device::cpu);
+  for (int bucket = 0; bucket < 2; ++bucket) {
+    parameters.begin_gradients(stream, bucket);
+  }
+  std::vector<char> is_matrix(size_t(parameters.flat_count()), 0);
+  for (const ParameterInfo& info : parameters.parameters()) {
+    if (info.initialization == Initialization::normal) {
+      std::fill_n(is_matrix.begin() + info.offset, info.shape.count(), 1);
+    }
+  }
+  for (size_t i = 0; i < is_matrix.size(); ++i) {
+    EXPECT_EQ(memory[i], is_matrix[i] != 0 ? left : 0.0F) << i;
+  }
+}
+
 TEST(LanguageModel, GradientsAccumulate) {
   ModelCase model(small_model(), Device::cpu, DType::float64);
   model.randomize(5);
