@@ -57,8 +57,9 @@ class Block {
   // `spare` [N, D] is overwritten (Keep::input).
   void backward(Pass& pass, Tensor grad_stream, Tensor spare, Keep kept);
 
-  // stream [S, D] becomes the block's output, one token a sequence from and to pass.states.
-  void decode(Pass& pass, Tensor stream);
+  // Adds operations that make stream [S, D] the block's output, one token a sequence from and to
+  // pass.states.
+  void decode(Pass& pass, kernels::DecodeStep& step, Tensor stream);
 
   std::vector<Shape> state_shapes() const { return mixer_->state_shapes(); }
 
