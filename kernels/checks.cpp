@@ -378,6 +378,39 @@ void GsaDecode::check() const {
   require(gate_normalizer > 0, "the gate's normalizer must be positive");
 }
 
+namespace {
+
+int64_t sequences_of(const DecodeLinear& linear) {
+  return linear.input.dim(0);
+}
+int64_t sequences_of(const GsaDecode& gsa) {
+  return gsa.projected.dim(0);
+}
+
+}  // namespace
+
+double DecodeStep::flops() const {
+  double sum = 0;
+  for (const auto& operation : operations) {
+    sum += std::visit([](const auto& args) { return args.flops(); }, operation);
+  }
+  return sum;
+}
+
+void DecodeStep::check() const {
+  int64_t sequences = -1;
+  for (const auto& operation : operations) {
+    std::visit(
+        [&](const auto& args) {
+          args.check();
+          require(sequences < 0 || sequences == sequences_of(args),
+                  "the operations of a step must be of the same sequences");
+          sequences = sequences_of(args);
+        },
+        operation);
+  }
+}
+
 void SamplingOptions::check() const {
   require(temperature >= 0, "the temperature must be 0 or more");
   require(top_k >= 0, "top-k must be 0 (all tokens) or more");

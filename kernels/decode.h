@@ -11,6 +11,9 @@
 // up to eight), so that a text does not depend on the batch that it is written in.
 #pragma once
 
+#include <variant>
+#include <vector>
+
 #include "kernels/device.h"
 
 namespace gsa::kernels {
@@ -66,7 +69,19 @@ struct GsaDecode {
   void check() const;
 };
 
+// The operations of a step, of the same sequences, one after the other. On CUDA up to eight
+// sequences in bfloat16 are one kernel that reads ahead the weights of all of them, wherever it
+// takes every operation's sizes (kernels/cuda/decode_step.cu). No operation's input is its output;
+// the memory that they leave results in for each other is in use until the last one has run.
+struct DecodeStep {
+  std::vector<std::variant<DecodeLinear, GsaDecode>> operations;
+
+  double flops() const;
+  void check() const;
+};
+
 void decode_linear(Stream& stream, const DecodeLinear& args);
 void gsa_decode(Stream& stream, const GsaDecode& args);
+void decode_step(Stream& stream, const DecodeStep& args);
 
 }  // namespace gsa::kernels

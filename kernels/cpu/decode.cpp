@@ -1,5 +1,7 @@
 // Decode steps on the CPU: the operations of training one after the other, in a workspace. The
 // product is a sum of its own for every element, so that rows do not depend on each other.
+#include <algorithm>
+#include <variant>
 #include <vector>
 
 #include "kernels/backends.h"
@@ -156,6 +158,36 @@ void gsa_decode(Stream& stream, const GsaDecode& args, std::byte* workspace) {
                             .log_alpha = memory.log_alpha});
   gsa_recurrent_forward(stream, step_of(args, memory), workspace + pieces.bytes());
   swish_forward(stream, {.input = args.output, .output = args.output});
+}
+
+namespace {
+
+struct WorkspaceOf {
+  size_t operator()(const DecodeLinear& linear) const { return decode_linear_workspace(linear); }
+  size_t operator()(const GsaDecode& gsa) const { return gsa_decode_workspace(gsa); }
+};
+
+struct Run {
+  Stream& stream;
+  std::byte* workspace;
+  void operator()(const DecodeLinear& linear) const { decode_linear(stream, linear, workspace); }
+  void operator()(const GsaDecode& gsa) const { gsa_decode(stream, gsa, workspace); }
+};
+
+}  // namespace
+
+size_t decode_step_workspace(const DecodeStep& args) {
+  size_t most = 0;
+  for (const auto& operation : args.operations) {
+    most = std::max(most, std::visit(WorkspaceOf(), operation));
+  }
+  return most;
+}
+
+void decode_step(Stream& stream, const DecodeStep& args, std::byte* workspace) {
+  for (const auto& operation : args.operations) {
+    std::visit(Run{stream, workspace}, operation);
+  }
 }
 
 }  // namespace gsa::kernels::cpu

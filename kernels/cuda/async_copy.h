@@ -78,6 +78,22 @@ __device__ inline void hand_over(uint32_t target, const float (&x)[4], uint32_t 
       : "memory");
 }
 
+// Begins copying `bytes` (a multiple of 16) that lie side by side into shared memory. What is read
+// once need not stay in the L2 cache: `read_once` is the policy for it.
+__device__ inline uint64_t read_once() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
+  return policy;
+}
+__device__ inline void copy_bytes(uint32_t target, const void* source, int bytes, uint32_t barrier,
+                                  uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1], %2, [%3], %4;\n" ::"r"(target),
+      "l"(source), "r"(bytes), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
 // Begins copying the box at (column, head, row) of a tensor map into shared memory.
 __device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int column, int head,
                                 int row, uint32_t barrier) {

@@ -27,4 +27,20 @@ struct DecodeWorkspace {
   }
 };
 
+// Of a whole step in one kernel: what its blocks tell each other, zero when it begins. A GSA step's
+// head is cut into parts of `decode_part` keys and values, each of which leaves `decode_part` sums.
+inline constexpr int64_t decode_part = 64;
+struct DecodeStepWorkspace {
+  size_t arrivals;  // uint32
+  size_t scores;    // [parts, decode_part] uint64
+  size_t bytes;     // in all
+
+  explicit DecodeStepWorkspace(int64_t parts) {
+    WorkspaceLayout layout;
+    arrivals = layout.add(sizeof(uint32_t));
+    scores = layout.add(size_t(parts * decode_part) * sizeof(uint64_t));
+    bytes = layout.end();
+  }
+};
+
 }  // namespace gsa::kernels::cuda

@@ -65,6 +65,19 @@ size_t decode_linear_workspace(const DecodeLinear& args) {
 size_t gsa_decode_workspace(const GsaDecode& /*args*/) {
   return 0;
 }
+size_t decode_step_workspace(const DecodeStep& args) {
+  size_t most = 0;
+  for (const auto& operation : args.operations) {
+    if (const auto* gsa = std::get_if<GsaDecode>(&operation)) {
+      const int64_t parts = gsa->projected.dim(0) * gsa->query_heads * gsa->key_dim() / decode_part;
+      most = std::max({most, gsa_decode_workspace(*gsa), DecodeStepWorkspace(parts).bytes});
+    } else {
+      most = std::max({most, decode_linear_workspace(std::get<DecodeLinear>(operation)),
+                       DecodeStepWorkspace(0).bytes});
+    }
+  }
+  return most;
+}
 size_t sample_tokens_workspace(const SampleTokens& args) {
   return args.options.temperature == 0 ? 0 : size_t(args.logits.count()) * sizeof(uint32_t);
 }

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "kernels/activation.h"
 #include "kernels/glu.h"
 #include "kernels/gsa.h"
@@ -181,6 +183,63 @@ TEST_P(CpuDecode, GsaStepIsTheRecurrentFormAndSwish) {
   }
   EXPECT_LT(relative_error(key_state.values(), expected_key.values()), tolerance());
   EXPECT_LT(relative_error(value_state.values(), expected_value.values()), tolerance());
+}
+
+TEST_P(CpuDecode, StepRunsItsOperationsInOrder) {
+  constexpr int64_t heads = 2;
+  constexpr int64_t dim = 8;
+  constexpr int64_t slots = 16;
+  constexpr int64_t projected_columns = heads * (3 * dim + slots);
+  constexpr int64_t width = heads * dim;
+  const HostTensor input = random({rows, width});
+  const HostTensor first = random({projected_columns, width});
+  const HostTensor second = random({width, width});
+  const HostTensor key_state = random({rows, heads, dim, slots});
+  const HostTensor value_state = random({rows, heads, slots, dim});
+  const auto run = [&](bool as_step) {
+    const HostTensor stream(dtype(), {rows, width}, input.values());
+    const HostTensor key(dtype(), {rows, heads, dim, slots}, key_state.values());
+    const HostTensor value(dtype(), {rows, heads, slots, dim}, value_state.values());
+    const HostTensor projected = output({rows, projected_columns});
+    const HostTensor o = output({rows, width});
+    const DecodeLinear project{.input = stream,
+                               .norm = DecodeNorm::rms_norm,
+                               .norm_weight = {},
+                               .weight = first,
+                               .residual = {},
+                               .output = projected};
+    const GsaDecode mix{.projected = projected,
+                        .query_heads = heads,
+                        .heads = heads,
+                        .key_state = key,
+                        .value_state = value,
+                        .output = o};
+    const DecodeLinear add{
+        .input = o, .norm_weight = {}, .weight = second, .residual = stream, .output = stream};
+    if (as_step) {
+      decode_step(stream_, {.operations = {project, mix, add}});
+    } else {
+      decode_linear(stream_, project);
+      gsa_decode(stream_, mix);
+      decode_linear(stream_, add);
+    }
+    return std::array{stream.values(), key.values(), value.values()};
+  };
+  EXPECT_EQ(run(true), run(false));
+}
+
+TEST_P(CpuDecode, StepRefusesOperationsOfDifferentSequences) {
+  const HostTensor weight = random({outputs, columns});
+  const HostTensor five = random({rows, columns});
+  const HostTensor four = random({rows - 1, columns});
+  const HostTensor first = output({rows, outputs});
+  const HostTensor second = output({rows - 1, outputs});
+  const DecodeLinear of_five{
+      .input = five, .norm_weight = {}, .weight = weight, .residual = {}, .output = first};
+  const DecodeLinear of_four{
+      .input = four, .norm_weight = {}, .weight = weight, .residual = {}, .output = second};
+  EXPECT_THROW(decode_step(stream_, {.operations = {of_five, of_four}}), std::invalid_argument);
+  EXPECT_NO_THROW(decode_step(stream_, {}));
 }
 
 }  // namespace

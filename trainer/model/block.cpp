@@ -80,9 +80,9 @@ void Block::run(Pass& pass, Tensor input, Tensor middle, Tensor output) {
   tape.push(second_rms);
 }
 
-void Block::decode(Pass& pass, Tensor stream) {
-  mixer_->decode(pass, attn_norm_.before_product(), stream);
-  glu_.decode(pass, mlp_norm_.before_product(), stream);
+void Block::decode(Pass& pass, kernels::DecodeStep& step, Tensor stream) {
+  mixer_->decode(pass, step, attn_norm_.before_product(), stream);
+  glu_.decode(pass, step, mlp_norm_.before_product(), stream);
 }
 
 template <typename Layer>

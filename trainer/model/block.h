@@ -47,8 +47,9 @@ class Block {
   // grad_stream [N, D]: the gradient of the block's output, turned into that of its input.
   void backward(Pass& pass, Tensor grad_stream, Keep kept);
 
-  // stream [S, D] becomes the block's output, one token a sequence from and to pass.states.
-  void decode(Pass& pass, Tensor stream);
+  // Adds operations that make stream [S, D] the block's output, one token a sequence from and to
+  // pass.states.
+  void decode(Pass& pass, kernels::DecodeStep& step, Tensor stream);
 
   std::vector<Shape> state_shapes() const { return mixer_->state_shapes(); }
 

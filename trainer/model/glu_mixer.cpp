@@ -30,11 +30,11 @@ void GluMixer::forward(Pass& pass, ConstTensor input, ConstTensor stream, Tensor
   linear_forward_onto(pass, activated, down_proj_, stream, output);
 }
 
-void GluMixer::decode(Pass& pass, const NormBefore& norm, Tensor stream) {
-  Tape::Scratch scratch(pass.tape);
-  const Tensor activated = scratch.tensor(pass.dtype, {stream.dim(0), intermediate_});
-  linear_decode(pass, stream, norm, gate_up_proj_, kernels::DecodeActivation::swiglu, activated);
-  linear_decode_onto(pass, activated, {}, down_proj_, stream);
+void GluMixer::decode(Pass& pass, kernels::DecodeStep& step, const NormBefore& norm,
+                      Tensor stream) {
+  const Tensor activated = pass.tape.allocate(pass.dtype, {stream.dim(0), intermediate_});
+  linear_decode(step, stream, norm, gate_up_proj_, kernels::DecodeActivation::swiglu, activated);
+  linear_decode_onto(step, activated, {}, down_proj_, stream);
 }
 
 void GluMixer::backward(Pass& pass, const InputAgain& input, ConstTensor grad_output,

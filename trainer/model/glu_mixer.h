@@ -21,7 +21,7 @@ class GluMixer {
   void forward(Pass& pass, ConstTensor input, ConstTensor stream, Tensor output);
   void backward(Pass& pass, const InputAgain& input, ConstTensor grad_output, Tensor grad_input);
   // stream [S, D] += the layer's output for norm(stream), one token a sequence.
-  void decode(Pass& pass, const NormBefore& norm, Tensor stream);
+  void decode(Pass& pass, kernels::DecodeStep& step, const NormBefore& norm, Tensor stream);
 
  private:
   int64_t intermediate_;

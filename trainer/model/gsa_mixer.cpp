@@ -129,22 +129,22 @@ void GsaMixer::backward(Pass& pass, const InputAgain& input, ConstTensor grad_ou
   linear_backward_weight(pass, input(), qkvf_proj_, grad_projected);
 }
 
-void GsaMixer::decode(Pass& pass, const NormBefore& norm, Tensor stream) {
+void GsaMixer::decode(Pass& pass, kernels::DecodeStep& step, const NormBefore& norm,
+                      Tensor stream) {
   const MixerState& state = (*pass.states)[static_cast<size_t>(layer_)];
   const int64_t sequences = stream.dim(0);
-  Tape::Scratch scratch(pass.tape);
-  const Tensor projected = scratch.tensor(pass.dtype, {sequences, projected_columns()});
-  const Tensor o = scratch.tensor(pass.dtype, {sequences, query_columns()});
-  linear_decode(pass, stream, norm, qkvf_proj_, kernels::DecodeActivation::none, projected);
-  kernels::gsa_decode(pass.stream, {.projected = projected,
-                                    .query_heads = query_heads_,
-                                    .heads = heads_,
-                                    .gate_normalizer = gate_normalizer_,
-                                    .key_state = state.tensors[0],
-                                    .value_state = state.tensors[1],
-                                    .output = o});
+  const Tensor projected = pass.tape.allocate(pass.dtype, {sequences, projected_columns()});
+  const Tensor o = pass.tape.allocate(pass.dtype, {sequences, query_columns()});
+  linear_decode(step, stream, norm, qkvf_proj_, kernels::DecodeActivation::none, projected);
+  step.operations.emplace_back(kernels::GsaDecode{.projected = projected,
+                                                  .query_heads = query_heads_,
+                                                  .heads = heads_,
+                                                  .gate_normalizer = gate_normalizer_,
+                                                  .key_state = state.tensors[0],
+                                                  .value_state = state.tensors[1],
+                                                  .output = o});
   linear_decode_onto(
-      pass, o,
+      step, o,
       {.kind = kernels::DecodeNorm::rms_norm, .weight = g_norm_.weight(), .epsilon = norm_eps_},
       o_proj_, stream);
 }

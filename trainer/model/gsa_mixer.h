@@ -20,7 +20,8 @@ class GsaMixer final : public TokenMixer {
   void forward(Pass& pass, ConstTensor input, ConstTensor stream, Tensor output) override;
   void backward(Pass& pass, const InputAgain& input, ConstTensor grad_output,
                 Tensor grad_input) override;
-  void decode(Pass& pass, const NormBefore& norm, Tensor stream) override;
+  void decode(Pass& pass, kernels::DecodeStep& step, const NormBefore& norm,
+              Tensor stream) override;
   std::vector<Shape> state_shapes() const override;
 
  private:

@@ -25,8 +25,9 @@ void Head::logits(Pass& pass, ConstTensor input, Tensor logits) const {
   linear_forward(pass, input, weight_, logits);
 }
 
-void Head::decode(Pass& pass, ConstTensor input, const NormBefore& norm, Tensor logits) const {
-  linear_decode(pass, input, norm, weight_, kernels::DecodeActivation::none, logits);
+void Head::decode(kernels::DecodeStep& step, ConstTensor input, const NormBefore& norm,
+                  Tensor logits) const {
+  linear_decode(step, input, norm, weight_, kernels::DecodeActivation::none, logits);
 }
 
 void Head::loss(Pass& pass, ConstTensor input, ConstTensor labels, Tensor losses) const {

@@ -18,7 +18,8 @@ class Head {
   // logits [N, W] of input [N, D].
   void logits(Pass& pass, ConstTensor input, Tensor logits) const;
   // logits [S, W], float32 (float64 for float64 models), of norm(input), one token a sequence.
-  void decode(Pass& pass, ConstTensor input, const NormBefore& norm, Tensor logits) const;
+  void decode(kernels::DecodeStep& step, ConstTensor input, const NormBefore& norm,
+              Tensor logits) const;
   // losses [N] (float32 or float64; 0 where the label is ignored).
   void loss(Pass& pass, ConstTensor input, ConstTensor labels, Tensor losses) const;
   // The same, with grad_input [N, D] and the weight's gradient of gradient_scale * sum(losses);

@@ -139,15 +139,18 @@ void LanguageModel::last_logits(Pass& pass, ConstTensor tokens, Tensor logits) {
 }
 
 void LanguageModel::decode(Pass& pass, ConstTensor tokens, Tensor logits) {
-  Tape::Scratch scratch(pass.tape);
-  const Tensor stream = scratch.tensor(pass.dtype, {tokens.dim(0), config_.hidden});
+  pass.tape.begin_frame();
+  const Tensor stream = pass.tape.allocate(pass.dtype, {tokens.dim(0), config_.hidden});
   embed(pass, tokens, stream);
+  kernels::DecodeStep step;
   for (size_t i = 0; i < blocks_.size(); ++i) {
     pass.before_use(block_bucket(i));
-    blocks_[i]->decode(pass, stream);
+    blocks_[i]->decode(pass, step, stream);
   }
   pass.before_use(block_bucket(blocks_.size()));
-  head_->decode(pass, stream, norm_->before_product(), logits);
+  head_->decode(step, stream, norm_->before_product(), logits);
+  kernels::decode_step(pass.stream, step);
+  pass.tape.end_frame();
 }
 
 std::vector<std::vector<Shape>> LanguageModel::state_shapes(int64_t sequences) const {

@@ -35,27 +35,28 @@ void linear_backward_weight(Pass& pass, ConstTensor input, const Parameter& para
                                 .c = parameter.gradient()});
 }
 
-void linear_decode(Pass& pass, ConstTensor input, const NormBefore& norm,
+void linear_decode(kernels::DecodeStep& step, ConstTensor input, const NormBefore& norm,
                    const Parameter& parameter, kernels::DecodeActivation activation,
                    Tensor output) {
-  kernels::decode_linear(pass.stream, {.input = input,
-                                       .norm = norm.kind,
-                                       .norm_weight = norm.weight,
-                                       .epsilon = norm.epsilon,
-                                       .weight = parameter.weight(),
-                                       .activation = activation,
-                                       .output = output});
+  step.operations.emplace_back(kernels::DecodeLinear{.input = input,
+                                                     .norm = norm.kind,
+                                                     .norm_weight = norm.weight,
+                                                     .epsilon = norm.epsilon,
+                                                     .weight = parameter.weight(),
+                                                     .activation = activation,
+                                                     .residual = {},
+                                                     .output = output});
 }
 
-void linear_decode_onto(Pass& pass, ConstTensor input, const NormBefore& norm,
+void linear_decode_onto(kernels::DecodeStep& step, ConstTensor input, const NormBefore& norm,
                         const Parameter& parameter, Tensor stream) {
-  kernels::decode_linear(pass.stream, {.input = input,
-                                       .norm = norm.kind,
-                                       .norm_weight = norm.weight,
-                                       .epsilon = norm.epsilon,
-                                       .weight = parameter.weight(),
-                                       .residual = stream,
-                                       .output = stream});
+  step.operations.emplace_back(kernels::DecodeLinear{.input = input,
+                                                     .norm = norm.kind,
+                                                     .norm_weight = norm.weight,
+                                                     .epsilon = norm.epsilon,
+                                                     .weight = parameter.weight(),
+                                                     .residual = stream,
+                                                     .output = stream});
 }
 
 }  // namespace gsa

@@ -30,12 +30,12 @@ struct NormBefore {
   double epsilon = 0;
 };
 
-// output = activation(norm(input) weight^T) for one token a sequence.
-void linear_decode(Pass& pass, ConstTensor input, const NormBefore& norm,
+// Adds output = activation(norm(input) weight^T) to the operations of a step.
+void linear_decode(kernels::DecodeStep& step, ConstTensor input, const NormBefore& norm,
                    const Parameter& parameter, kernels::DecodeActivation activation, Tensor output);
 
-// stream += norm(input) weight^T for one token a sequence.
-void linear_decode_onto(Pass& pass, ConstTensor input, const NormBefore& norm,
+// Adds stream += norm(input) weight^T.
+void linear_decode_onto(kernels::DecodeStep& step, ConstTensor input, const NormBefore& norm,
                         const Parameter& parameter, Tensor stream);
 
 }  // namespace gsa

@@ -28,8 +28,10 @@ class TokenMixer {
                         Tensor grad_input) = 0;
 
   // stream [S, D] += the mixer's output for norm(stream), one token a sequence from and to
-  // pass.states: what forward does in the recurrent form, in fewer operations (kernels/decode.h).
-  virtual void decode(Pass& pass, const NormBefore& norm, Tensor stream) = 0;
+  // pass.states: what forward does in the recurrent form, as operations that are added to `step`
+  // (kernels/decode.h). What they leave for each other is kept on the tape.
+  virtual void decode(Pass& pass, kernels::DecodeStep& step, const NormBefore& norm,
+                      Tensor stream) = 0;
 
   // Dimensions of the state tensors of one sequence, without the sequence dimension; their size
   // does not depend on how much was read.
