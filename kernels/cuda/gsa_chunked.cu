@@ -275,7 +275,7 @@ void run_finish(cudaStream_t stream, const ForwardParts& parts, const GsaBackwar
   } else {
     finish.gradient = head_rows<float>(args.grad_log_alpha);
   }
-  finish.query_heads = static_cast<int>(parts.sizes.query_heads);
+  finish.own_heads = static_cast<int>(parts.sizes.query_heads / parts.sizes.side_by_side);
   finish.walk_heads = static_cast<int>(plan.heads);
   finish.slices = static_cast<int>(plan.slices);
   finish.written_parts = static_cast<int>(plan.written_parts);

@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(finish_threads, 2)
 
   // What all threads wait for is loaded before any of it is used.
   const int heads = args.gates.heads;
-  const int group = args.query_heads / heads;
+  const int group = args.own_heads / heads;
   const int parts = args.walk_heads / heads * args.written_parts;
   const int64_t by_head = at.by_slot(heads, at.head);
   float log_alpha[run_rows];
@@ -124,9 +124,8 @@ __global__ void __launch_bounds__(finish_threads, 2)
       __ldg(args.gates.decay + (anchor * chunk_rows + chunk_rows - 1) * slots + at.slot);
   float own_share = 0.0F;
   if (run / chunk_runs < chunks) {
-    const float* totals = args.own_totals +
-                          (at.chunk * args.query_heads + int64_t(at.head) * group) * slots +
-                          at.slot;
+    const float* totals =
+        args.own_totals + (at.chunk * args.own_heads + int64_t(at.head) * group) * slots + at.slot;
     for (int member = run % chunk_runs; member < group; member += chunk_runs) {
       own_share += __ldg(totals + member * slots);
     }
@@ -134,7 +133,7 @@ __global__ void __launch_bounds__(finish_threads, 2)
   own_shares[run][slot] = own_share;
   float written[run_rows] = {};  // F
   float own[run_rows] = {};
-  add_rows(at, args.own_gradients + at.by_slot(args.query_heads, int64_t(at.head) * group), group,
+  add_rows(at, args.own_gradients + at.by_slot(args.own_heads, int64_t(at.head) * group), group,
            own);
   add_rows(at, args.written_products + at.by_slot(int64_t(heads) * parts, int64_t(at.head) * parts),
            parts, written);

@@ -221,7 +221,7 @@ struct GsaFinishArgs {
   const float* state_products;
   HeadRows<float> gradient;  // of log alpha; or null:
   HeadRows<bfloat16> logit_gradient;
-  int query_heads;
+  int own_heads;  // of the first two
   int walk_heads;
   int slices;
   int written_parts;
