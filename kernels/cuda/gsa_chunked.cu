@@ -266,6 +266,7 @@ void run_finish(cudaStream_t stream, const ForwardParts& parts, const GsaBackwar
   GsaFinishArgs finish{};
   finish.gates = parts.gates;
   finish.offsets = elements_of<int32_t>(parts.args.sequences.offsets);
+  finish.sequences = static_cast<int>(parts.sizes.sequences);
   finish.own_gradients = part<float>(workspace, layout.own_gradients);
   finish.own_totals = part<float>(workspace, layout.own_totals);
   finish.written_products = part<float>(workspace, layout.written_products);

@@ -215,6 +215,7 @@ void launch_gsa_walk(cudaStream_t stream, const GsaSizes& sizes, const GsaWalkAr
 struct GsaFinishArgs {
   GsaGates gates;
   const int32_t* offsets;
+  int sequences;
   const float* own_gradients;
   const float* own_totals;
   const float* written_products;
