@@ -79,7 +79,7 @@ struct GsaSegments {
   GsaSegments(const GsaSizes& sizes, int64_t heads) : count(sizes.sequences) {
     const int64_t dims = sizes.key_dim + sizes.value_dim;
     const int64_t blocks = sizes.sequences * heads * (dims / gsa_tile);
-    if (blocks == 0 || 2 * blocks > blocks_wanted) {
+    if (blocks == 0 || 2 * blocks >= blocks_wanted) {
       return;
     }
     const int64_t wanted = blocks_wanted / blocks * sizes.sequences;
