@@ -22,6 +22,10 @@ __device__ inline void take_registers() {
 __device__ inline void sync_threads(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;\n" ::"r"(barrier), "r"(threads) : "memory");
 }
+template <int barrier>
+__device__ inline void sync_threads(int threads) {
+  asm volatile("bar.sync %0, %1;\n" ::"n"(barrier), "r"(threads) : "memory");
+}
 __device__ inline void arrive_threads(int barrier, int threads) {
   asm volatile("bar.arrive %0, %1;\n" ::"r"(barrier), "r"(threads) : "memory");
 }

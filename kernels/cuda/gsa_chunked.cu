@@ -266,6 +266,7 @@ void run_finish(cudaStream_t stream, const ForwardParts& parts, const GsaBackwar
   GsaFinishArgs finish{};
   finish.gates = parts.gates;
   finish.offsets = elements_of<int32_t>(parts.args.sequences.offsets);
+  finish.sequences = static_cast<int>(parts.sizes.sequences);
   finish.own_gradients = part<float>(workspace, layout.own_gradients);
   finish.own_totals = part<float>(workspace, layout.own_totals);
   finish.written_products = part<float>(workspace, layout.written_products);
@@ -275,7 +276,7 @@ void run_finish(cudaStream_t stream, const ForwardParts& parts, const GsaBackwar
   } else {
     finish.gradient = head_rows<float>(args.grad_log_alpha);
   }
-  finish.query_heads = static_cast<int>(parts.sizes.query_heads);
+  finish.own_heads = static_cast<int>(parts.sizes.query_heads / parts.sizes.side_by_side);
   finish.walk_heads = static_cast<int>(plan.heads);
   finish.slices = static_cast<int>(plan.slices);
   finish.written_parts = static_cast<int>(plan.written_parts);

@@ -13,28 +13,30 @@
 //   E = e^{b_end} sum_d S G + sum_j w_j F_j, the state at the anchor's end times its gradient
 //
 // The sum over tokens starts anew at anchors, the ends of every `anchor_chunks` chunks: rounding
-// does not pile up along a sequence. A block does the chunks up to one anchor, 32 slots of one
-// key/value head; a thread has a slot and 16 tokens. At B8 T2048 H4 M64: 512 blocks; 76 MB read,
-// 17 MB written.
+// does not pile up along a sequence. A block does the chunks up to one anchor, 16 slots of one
+// key/value head; a thread has two slots and 8 tokens, all of whose numbers it asks for before it
+// uses the first. At B8 T2048 H4 M64: 1,024 blocks; 76 MB read, 17 MB written.
 #include "kernels/cuda/gsa_kernels.h"
 
 namespace gsa::kernels::cuda {
 namespace {
 
-constexpr int run_rows = 16;  // tokens a thread
+constexpr int run_rows = 8;  // tokens a thread
 constexpr int chunk_runs = chunk_rows / run_rows;
-constexpr int runs = chunk_runs * int(GsaWalkPlan::anchor_chunks);
-constexpr int block_slots = 32;
-constexpr int finish_threads = runs * block_slots;
-constexpr int anchor_rows = chunk_rows * int(GsaWalkPlan::anchor_chunks);
+constexpr int anchor_chunks = int(GsaWalkPlan::anchor_chunks);
+constexpr int runs = chunk_runs * anchor_chunks;
+constexpr int block_slots = 16;
+constexpr int block_pairs = block_slots / 2;
+constexpr int finish_threads = runs * block_pairs;
+constexpr int anchor_rows = chunk_rows * anchor_chunks;
 
-// Where a thread is: a slot, and tokens [row, row + run_rows) of a chunk.
+// Where a thread is: two slots, and tokens [row, row + run_rows) of a chunk.
+template <int slots>
 struct FinishPlace {
   int64_t chunk;
   int token;  // the first
   int head;
   int slot;
-  int slots;  // padded
   int row;
   int rows;  // that exist, from `row` on; 0 in what is past the sequence's end
 
@@ -44,145 +46,236 @@ struct FinishPlace {
   }
 };
 
-// Adds what `parts` tensors [gsa_chunk, slots] hold for the thread's tokens.
-__device__ __forceinline__ void add_rows(const FinishPlace& at, const float* source, int parts,
-                                         float (&sums)[run_rows]) {
-#pragma unroll 2
-  for (int part = 0; part < parts; ++part) {
+__device__ __forceinline__ float2 load_two(const float* source) {
+  return __ldg(reinterpret_cast<const float2*>(source));
+}
+__device__ __forceinline__ void add(float2& sum, float2 x) {
+  sum.x += x.x;
+  sum.y += x.y;
+}
+
+// What the first of tensors [gsa_chunk, slots] holds for the thread's tokens, and the sum with the
+// other of `parts`.
+template <int slots>
+__device__ __forceinline__ void load_rows(const float* source, float2 (&rows)[run_rows]) {
+#pragma unroll
+  for (int i = 0; i < run_rows; ++i) {
+    rows[i] = load_two(source + i * slots);
+  }
+}
+template <int slots>
+__device__ __forceinline__ void add_others(const float* source, int parts,
+                                           float2 (&sums)[run_rows]) {
+#pragma unroll 1
+  for (int part = 1; part < parts; ++part) {
+    source += chunk_rows * slots;
 #pragma unroll
     for (int i = 0; i < run_rows; ++i) {
-      sums[i] += i < at.rows ? __ldg(source + i * at.slots) : 0.0F;
+      add(sums[i], load_two(source + i * slots));
     }
-    source += chunk_rows * at.slots;
   }
 }
 
 // The sum over part `first`, first + runs, ... of `parts` tensors [slots]: a thread's share.
-__device__ __forceinline__ float share_of_parts(const float* source, int slots, int first,
-                                                int parts) {
-  float sum = 0.0F;
-#pragma unroll 2
-  for (int part = first; part < parts; part += runs) {
-    sum += __ldg(source + part * slots);
+template <int slots>
+__device__ __forceinline__ float2 share_of_parts(const float* source, int first, int step,
+                                                 int parts) {
+  float2 sum{0.0F, 0.0F};
+  if (first < parts) {
+    sum = load_two(source + first * slots);
+  }
+#pragma unroll 1
+  for (int part = first + step; part < parts; part += step) {
+    add(sum, load_two(source + part * slots));
   }
   return sum;
 }
 
+// What a thread has of the gate: b before each of its tokens, the weight w of each.
+template <int slots>
+struct FinishGate {
+  float2 before[run_rows];
+  uint32_t weights[run_rows];
+  float2 end;  // b at the chunk's end
+
+  __device__ __forceinline__ FinishGate(const GsaFinishArgs& args, const FinishPlace<slots>& at) {
+    const int64_t index = at.by_slot(args.gates.heads, at.head);
+    const float* decay = args.gates.decay + index;
+    end = load_two(decay + (chunk_rows - 1 - at.row) * slots);
+#pragma unroll
+    for (int i = 0; i < run_rows; ++i) {
+      before[i] = load_two(decay + (at.row + i == 0 ? 0 : i - 1) * slots);
+      weights[i] =
+          __ldg(reinterpret_cast<const uint32_t*>(args.gates.end_key_gate + index + i * slots));
+    }
+  }
+  // alpha_t e^(b_end - b_t) of the i-th token. Before a chunk's first token b is zero, less the
+  // reference (GsaGates).
+  __device__ float2 fade(int i, bool starts_chunk) const {
+    const float2 b = i > 0 || !starts_chunk ? before[i]
+                                            : make_float2(-fmaxf(end.x, -GsaGates::factor_limit),
+                                                          -fmaxf(end.y, -GsaGates::factor_limit));
+    return make_float2(__expf(fminf(end.x - b.x, 0.0F)), __expf(fminf(end.y - b.y, 0.0F)));
+  }
+};
+
+// The logits of the thread's tokens, and the gradients of those from log alpha's.
+struct FinishLogits {
+  uint32_t pairs[run_rows];
+
+  template <int slots>
+  __device__ __forceinline__ void load(const GsaFinishArgs& args, const FinishPlace<slots>& at) {
+    const HeadRows<const bfloat16>& logits = args.gates.rows.logits;
+#pragma unroll
+    for (int i = 0; i < run_rows; ++i) {
+      const bfloat16* pair = logits.at(at.token + i, at.head) + at.slot;
+      pairs[i] = 0;
+      if (i < at.rows) {
+        pairs[i] = uint32_t(__ldg(reinterpret_cast<const uint16_t*>(pair))) |
+                   uint32_t(__ldg(reinterpret_cast<const uint16_t*>(pair + 1))) << 16;
+      }
+    }
+  }
+  __device__ float2 gradient(const GsaFinishArgs& args, int i, float2 of_log_alpha) const {
+    const float2 logit = unpack_pair(pairs[i]);
+    const float factor = args.gates.rows.inverse_normalizer;
+    return make_float2(of_log_alpha.x * sigmoid(-logit.x) * factor,
+                       of_log_alpha.y * sigmoid(-logit.y) * factor);
+  }
+};
+
 // The gradient of log alpha of the thread's i-th token, or in projected mode of its logit.
-__device__ void store_gradient(const GsaFinishArgs& args, const FinishPlace& at, int i,
-                               float gradient) {
+template <int slots>
+__device__ __forceinline__ void store_gradient(const GsaFinishArgs& args,
+                                               const FinishPlace<slots>& at,
+                                               const FinishLogits& logits, int i, float2 gradient) {
   if (args.gradient.data != nullptr) {
-    args.gradient.at(at.token + i, at.head)[at.slot] = gradient;
+    float* target = args.gradient.at(at.token + i, at.head) + at.slot;
+    target[0] = gradient.x;
+    target[1] = gradient.y;
     return;
   }
-  const GsaGateRows& gate = args.gates.rows;
-  const float logit = to_float(gate.logits.at(at.token + i, at.head)[at.slot]);
-  args.logit_gradient.at(at.token + i, at.head)[at.slot] =
-      from_float<bfloat16>(gradient * sigmoid(-logit) * gate.inverse_normalizer);
+  const float2 of_logit = logits.gradient(args, i, gradient);
+  bfloat16* target = args.logit_gradient.at(at.token + i, at.head) + at.slot;
+  target[0] = from_float<bfloat16>(of_logit.x);
+  target[1] = from_float<bfloat16>(of_logit.y);
 }
 
-__global__ void __launch_bounds__(finish_threads, 2)
-    finish_kernel(const __grid_constant__ GsaFinishArgs args, int slots) {
-  __shared__ float written_sums[runs][block_slots];
-  __shared__ float own_shares[runs][block_slots];    // of chunks' totals: a chunk's own runs
-  __shared__ float state_shares[runs][block_slots];  // of sum_d S G
-  __shared__ float later_sums[GsaWalkPlan::anchor_chunks][block_slots];  // L, by chunk
-  const int run = static_cast<int>(threadIdx.x) / block_slots;
-  const int slot = static_cast<int>(threadIdx.x) % block_slots;
-  const GsaChunk first = args.gates.chunks[blockIdx.x];
-  const int end = args.offsets[first.sequence + 1];
-  if ((first.begin - args.offsets[first.sequence]) % anchor_rows != 0) {
-    return;
-  }
-  const int chunks = (min(anchor_rows, end - first.begin) + chunk_rows - 1) / chunk_rows;
-  FinishPlace at;
-  at.chunk = int64_t(blockIdx.x) + run / chunk_runs;
-  at.token = first.begin + run * run_rows;
-  at.head = static_cast<int>(blockIdx.y);
-  at.slots = slots;
-  at.slot = static_cast<int>(blockIdx.z) * block_slots + slot;
-  at.row = run % chunk_runs * run_rows;
-  at.rows = at.slot < args.gates.slots ? max(0, min(run_rows, end - at.token)) : 0;
+// What the threads of a block tell each other, by run of tokens and pair of slots.
+struct FinishSums {
+  float2 written[runs][block_pairs];         // w F of the run
+  float2 own_shares[runs][block_pairs];      // of chunks' totals: a chunk's own runs
+  float2 state_shares[runs][block_pairs];    // of sum_d S G
+  float2 later[anchor_chunks][block_pairs];  // L, by chunk
 
-  // What all threads wait for is loaded before any of it is used.
-  const int heads = args.gates.heads;
-  const int group = args.query_heads / heads;
-  const int parts = args.walk_heads / heads * args.written_parts;
-  const int64_t by_head = at.by_slot(heads, at.head);
-  float log_alpha[run_rows];
-  float w[run_rows];
-#pragma unroll
-  for (int i = 0; i < run_rows; ++i) {
-    log_alpha[i] = i < at.rows ? args.gates.rows.at(at.token + i, at.head, at.slot) : 0.0F;
-    w[i] = i < at.rows ? to_float(args.gates.end_key_gate[by_head + i * slots]) : 0.0F;
-  }
-  const int64_t anchor = (int64_t(blockIdx.x) + chunks - 1) * heads + at.head;
-  const int state_parts = args.walk_heads / heads * args.slices * int(GsaWalkPlan::warpgroups);
-  state_shares[run][slot] = share_of_parts(
-      args.state_products + anchor * state_parts * slots + at.slot, slots, run, state_parts);
-  const float anchor_end =
-      __ldg(args.gates.decay + (anchor * chunk_rows + chunk_rows - 1) * slots + at.slot);
-  float own_share = 0.0F;
-  if (run / chunk_runs < chunks) {
-    const float* totals = args.own_totals +
-                          (at.chunk * args.query_heads + int64_t(at.head) * group) * slots +
-                          at.slot;
-    for (int member = run % chunk_runs; member < group; member += chunk_runs) {
-      own_share += __ldg(totals + member * slots);
-    }
-  }
-  own_shares[run][slot] = own_share;
-  float written[run_rows] = {};  // F
-  float own[run_rows] = {};
-  add_rows(at, args.own_gradients + at.by_slot(args.query_heads, int64_t(at.head) * group), group,
-           own);
-  add_rows(at, args.written_products + at.by_slot(int64_t(heads) * parts, int64_t(at.head) * parts),
-           parts, written);
-  const float* decay = args.gates.decay + by_head;
-  float sum = 0.0F;
-#pragma unroll
-  for (int i = run_rows - 1; i >= 0; --i) {
-    if (i < at.rows) {
-      const float s = slot_input(log_alpha[i]);
-      // w = s e^(b_end - b); an open gate writes nothing and leaves no quotient.
-      const float fade =
-          s > 0.0F
-              ? __fdividef(w[i], s)
-              : __expf(fminf(decay[(chunk_rows - 1 - at.row) * slots] - decay[i * slots], 0.0F));
-      sum += w[i] * written[i];
-      own[i] -= sum + __expf(log_alpha[i]) * fade * written[i];
-    }
-  }
-  written_sums[run][slot] = sum;
-  __syncthreads();
-  if (run < chunks) {
-    float later = 0.0F;  // E, then what is between
+  // L of a chunk, where the anchor has `chunks` of them: E, then what is between.
+  __device__ __forceinline__ float2 after(int chunk, int chunks, int pair, int state_parts,
+                                          float2 anchor_end) const {
+    float2 sum{0.0F, 0.0F};
     for (int i = 0; i < min(runs, state_parts); ++i) {
-      later += state_shares[i][slot];
+      add(sum, state_shares[i][pair]);
     }
-    later *= __expf(anchor_end);
+    sum.x *= __expf(anchor_end.x);
+    sum.y *= __expf(anchor_end.y);
 #pragma unroll
     for (int i = 0; i < chunk_runs; ++i) {
-      later += written_sums[(chunks - 1) * chunk_runs + i][slot];
+      add(sum, written[(chunks - 1) * chunk_runs + i][pair]);
     }
-    for (int i = (run + 1) * chunk_runs; i < chunks * chunk_runs; ++i) {
-      later += own_shares[i][slot] - written_sums[i][slot];
+    for (int i = (chunk + 1) * chunk_runs; i < chunks * chunk_runs; ++i) {
+      sum.x += own_shares[i][pair].x - written[i][pair].x;
+      sum.y += own_shares[i][pair].y - written[i][pair].y;
     }
-    later_sums[run][slot] = later;
+    return sum;
+  }
+};
+
+template <int slots>
+__global__ void __launch_bounds__(finish_threads, 2)
+    finish_kernel(const __grid_constant__ GsaFinishArgs args) {
+  __shared__ FinishSums sums;
+  const int run = static_cast<int>(threadIdx.x) / block_pairs;
+  const int pair = static_cast<int>(threadIdx.x) % block_pairs;
+  const int lane = static_cast<int>(threadIdx.x) % warp_size;
+  const SequencePart part =
+      find_part(args.offsets, args.sequences, anchor_rows, 0, static_cast<int>(blockIdx.x), lane);
+  if (part.sequence < 0) {
+    return;
+  }
+  const int begin = part.begin + part.index * anchor_rows;
+  const int chunks = (min(anchor_rows, part.end - begin) + chunk_rows - 1) / chunk_rows;
+  const int64_t first =
+      chunks_before(args.offsets, part.sequence, lane) + int64_t(part.index) * anchor_chunks;
+  const int chunk = run / chunk_runs;
+  FinishPlace<slots> at;
+  at.chunk = first + chunk;
+  at.token = begin + run * run_rows;
+  at.head = static_cast<int>(blockIdx.y);
+  at.slot = static_cast<int>(blockIdx.z) * block_slots + 2 * pair;
+  at.row = run % chunk_runs * run_rows;
+  at.rows = at.slot < args.gates.slots ? max(0, min(run_rows, part.end - at.token)) : 0;
+
+  const int heads = args.gates.heads;
+  const int64_t anchor = (first + chunks - 1) * heads + at.head;
+  const int state_parts = args.walk_heads / heads * args.slices * int(GsaWalkPlan::warpgroups);
+  const float2 state_share = share_of_parts<slots>(
+      args.state_products + anchor * state_parts * slots + at.slot, run, runs, state_parts);
+  float2 own[run_rows];
+  FinishLogits logits;
+  float2 sum{0.0F, 0.0F};
+  // What all threads wait for is asked for before any of it is used.
+  if (chunk < chunks) {
+    const int group = args.own_heads / heads;
+    const int parts = args.walk_heads / heads * args.written_parts;
+    const int64_t own_head = int64_t(at.head) * group;
+    const float* own_rows = args.own_gradients + at.by_slot(args.own_heads, own_head);
+    const float* written_rows =
+        args.written_products + at.by_slot(int64_t(heads) * parts, int64_t(at.head) * parts);
+    float2 written[run_rows];  // F
+    const FinishGate<slots> gate(args, at);
+    load_rows<slots>(own_rows, own);
+    load_rows<slots>(written_rows, written);
+    const float2 own_share = share_of_parts<slots>(
+        args.own_totals + (at.chunk * args.own_heads + own_head) * slots + at.slot,
+        run % chunk_runs, chunk_runs, group);
+    add_others<slots>(written_rows, parts, written);
+    add_others<slots>(own_rows, group, own);
+    sums.own_shares[run][pair] = own_share;
+#pragma unroll
+    for (int i = run_rows - 1; i >= 0; --i) {
+      if (i < at.rows) {
+        const float2 w = unpack_pair(gate.weights[i]);
+        const float2 fade = gate.fade(i, at.row == 0);
+        sum.x += w.x * written[i].x;
+        sum.y += w.y * written[i].y;
+        own[i].x -= sum.x + fade.x * written[i].x;
+        own[i].y -= sum.y + fade.y * written[i].y;
+      }
+    }
+    if (args.gradient.data == nullptr) {
+      logits.load(args, at);
+    }
+  }
+  sums.written[run][pair] = sum;
+  sums.state_shares[run][pair] = state_share;
+  __syncthreads();
+  if (run < chunks) {
+    const float2 anchor_end =
+        load_two(args.gates.decay + (anchor * chunk_rows + chunk_rows - 1) * slots + at.slot);
+    sums.later[run][pair] = sums.after(run, chunks, pair, state_parts, anchor_end);
   }
   __syncthreads();
   if (at.rows == 0) {
     return;
   }
-  const int chunk = run / chunk_runs;
-  float later = later_sums[chunk][slot];
+  float2 later = sums.later[chunk][pair];
   for (int i = run + 1; i < (chunk + 1) * chunk_runs; ++i) {
-    later -= written_sums[i][slot];
+    later.x -= sums.written[i][pair].x;
+    later.y -= sums.written[i][pair].y;
   }
 #pragma unroll
   for (int i = 0; i < run_rows; ++i) {
     if (i < at.rows) {
-      store_gradient(args, at, i, own[i] + later);
+      store_gradient(args, at, logits, i, make_float2(own[i].x + later.x, own[i].y + later.y));
     }
   }
 }
@@ -216,9 +309,14 @@ void launch_gsa_finish(cudaStream_t stream, const GsaSizes& sizes, const GsaFini
   if (sizes.chunks == 0) {
     return;
   }
-  const dim3 grid(static_cast<unsigned>(sizes.chunks), static_cast<unsigned>(sizes.heads),
+  const int64_t anchors = sizes.chunks / anchor_chunks + sizes.sequences;  // at most
+  const dim3 grid(static_cast<unsigned>(anchors), static_cast<unsigned>(sizes.heads),
                   static_cast<unsigned>(sizes.slots / block_slots));
-  finish_kernel<<<grid, finish_threads, 0, stream>>>(args, static_cast<int>(sizes.slots));
+  if (sizes.slots == gsa_tile) {
+    finish_kernel<64><<<grid, finish_threads, 0, stream>>>(args);
+  } else {
+    finish_kernel<128><<<grid, finish_threads, 0, stream>>>(args);
+  }
   check_launch("gsa finish");
 }
 

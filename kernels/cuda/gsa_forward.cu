@@ -7,9 +7,11 @@
 // before the first read-out is handed out, so it always ends. What a walk has just read and written
 // (k, v, states) a read-out finds in the L2 cache: at B8 T2048 H4 K=V=512 M64 memory gives 201 MB
 // of q, k, v and takes 134 MB of states, 67 of o, 17 of u, instead of 620 MB by two kernels. 256
-// walks and 1,024 read-outs, 56 KB of shared memory, 3 blocks a multiprocessor.
+// walks and 1,024 read-outs, 72 KB of shared memory, 3 blocks a multiprocessor.
 //
-// With more slots, scan and read-out are kernels by themselves.
+// With more slots, scan and read-out are kernels by themselves; and with grouped heads, where a
+// read-out takes two query heads of a group side by side: what they share (gate, k, v, states)
+// comes to the multiprocessor once for both.
 #include <algorithm>
 
 #include "kernels/cuda/gsa_forward_read.h"
@@ -23,7 +25,7 @@ using namespace scans;
 
 constexpr int fused_slots = 64;
 using WalkTiles = ScanTiles<fused_slots, 2, 2>;
-using ReadTiles = ForwardTiles<fused_slots>;
+using ReadTiles = ForwardTiles<fused_slots, 1>;
 constexpr int fused_bytes = std::max(WalkTiles::memory_bytes, ReadTiles::memory_bytes);
 constexpr int fused_blocks = 3;  // a multiprocessor
 static_assert(WalkTiles::threads == ReadTiles::threads);
@@ -82,15 +84,26 @@ __global__ void __launch_bounds__(ReadTiles::threads, fused_blocks)
     }
   }
   __syncthreads();
-  read_chunk<fused_slots>(args.read, chunk, query_head, memory);
+  read_chunk<fused_slots, 1>(args.read, chunk, query_head, memory);
 }
 
-template <int slots>
-__global__ void __launch_bounds__(ForwardTiles<slots>::threads, 2)
+template <int slots, int members>
+__global__ void __launch_bounds__(members* warpgroup_threads, 2)
     read_kernel(const __grid_constant__ GsaReadArgs args) {
   extern __shared__ __align__(1024) unsigned char memory[];
-  read_chunk<slots>(args, static_cast<int>(blockIdx.x) / args.query_heads,
-                    static_cast<int>(blockIdx.x) % args.query_heads, memory);
+  const int readers = args.query_heads / members;
+  read_chunk<slots, members>(args, static_cast<int>(blockIdx.x) / readers,
+                             static_cast<int>(blockIdx.x) % readers * members, memory);
+}
+
+template <int slots, int members>
+void launch_read(cudaStream_t stream, const GsaSizes& sizes, const GsaReadArgs& read) {
+  using Tiles = ForwardTiles<slots, members>;
+  const auto blocks = static_cast<unsigned>(sizes.chunks * sizes.query_heads / members);
+  if (blocks > 0) {
+    launch_with_memory(read_kernel<slots, members>, dim3(blocks), Tiles::threads,
+                       Tiles::memory_bytes, stream, read, "gsa read");
+  }
 }
 
 }  // namespace
@@ -100,22 +113,19 @@ void launch_gsa_forward(cudaStream_t stream, const GsaSizes& sizes, const GsaSca
   if (scan.segments == 0) {
     return;
   }
-  const auto read_blocks = static_cast<unsigned>(sizes.chunks * sizes.query_heads);
-  if (sizes.slots != fused_slots || sizes.chunks == 0) {
+  if (sizes.slots != fused_slots || sizes.side_by_side > 1 || sizes.chunks == 0) {
     launch_gsa_scan(stream, sizes, scan);
-    if (read_blocks > 0) {
-      constexpr int slots = int(gsa_max_slots);
-      launch_with_memory(read_kernel<slots>, dim3(read_blocks), ForwardTiles<slots>::threads,
-                         ForwardTiles<slots>::memory_bytes, stream, read, "gsa read");
-    }
+    sizes.slots == fused_slots ? launch_read<fused_slots, 2>(stream, sizes, read)
+                               : launch_read<int(gsa_max_slots), 1>(stream, sizes, read);
     return;
   }
   launch_gsa_segments(stream, sizes, scan);
   const int slices =
       slices_of<WalkTiles>(scan.keys.padded_dim) + slices_of<WalkTiles>(scan.values.padded_dim);
   const ForwardArgs args{scan, read, flow, slices, slices * scan.heads * scan.segments};
-  launch_with_memory(forward_kernel, dim3(unsigned(args.walks) + read_blocks), ReadTiles::threads,
-                     fused_bytes, stream, args, "gsa forward");
+  const auto blocks = static_cast<unsigned>(args.walks + sizes.chunks * sizes.query_heads);
+  launch_with_memory(forward_kernel, dim3(blocks), ReadTiles::threads, fused_bytes, stream, args,
+                     "gsa forward");
 }
 
 }  // namespace gsa::kernels::cuda

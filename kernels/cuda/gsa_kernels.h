@@ -215,13 +215,14 @@ void launch_gsa_walk(cudaStream_t stream, const GsaSizes& sizes, const GsaWalkAr
 struct GsaFinishArgs {
   GsaGates gates;
   const int32_t* offsets;
+  int sequences;
   const float* own_gradients;
   const float* own_totals;
   const float* written_products;
   const float* state_products;
   HeadRows<float> gradient;  // of log alpha; or null:
   HeadRows<bfloat16> logit_gradient;
-  int query_heads;
+  int own_heads;  // of the first two
   int walk_heads;
   int slices;
   int written_parts;

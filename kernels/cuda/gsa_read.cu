@@ -8,13 +8,17 @@
 //
 // and what the walk and the gate's gradient take from a chunk's scores (gsa_read_backward.h).
 //
-// A block, one warpgroup, does one chunk and query head; a warp has 16 tokens and keeps most of
-// what is between the tiles in registers: the accumulators of one product are the left operand of
-// the next. Tiles of 64 dimensions of dO, V, V_0, then K, K_0 come through shared memory, `stages`
-// deep. Steep slots (GsaGates) have G = 0 and are added pair by pair, after the products.
+// A block does one chunk, a warpgroup one query head: one or, where those of a group share states,
+// two `members` side by side, so that gate, states, v and k come to the multiprocessor once for
+// both. A warp has 16 tokens and keeps most of what is between the tiles in registers: the
+// accumulators of one product are the left operand of the next; e^b, which all need several times,
+// lies in shared memory. Tiles of 64 dimensions of dO, V, V_0, then K, K_0 come through shared
+// memory, two stages, both on their way whenever the tensor cores are not at work on one. Steep
+// slots (GsaGates) have G = 0 and are added pair by pair, after the products.
 //
-// At B8 T2048 H4 K=V=512 M64: 1,024 blocks, 72 KB of shared memory, 3 blocks a multiprocessor; 490
-// MB read and written, 20 GFLOP.
+// At B8 T2048 H4 K=V=512 M64: 1,024 blocks, 73 KB of shared memory, 3 blocks a multiprocessor; 470
+// MB read and written, 20 GFLOP. At H32/8 K=V=128: 4,096 blocks of two heads, 106 KB, 2 blocks a
+// multiprocessor; 1.0 GB of memory, 1.15 GB through the L2 cache (1.8 GB with blocks of one head).
 #include "kernels/cuda/gsa_read_backward.h"
 
 namespace gsa::kernels::cuda {
@@ -24,152 +28,171 @@ using namespace read_chunks;
 
 // Where a block is, and the tiles that it copies to shared memory: first_tiles of one side, then
 // second_tiles of the other.
-template <int slots>
+template <int slots, int members>
 struct ReadBlock {
-  using Tiles = ReadTiles<slots>;
+  using Tiles = ReadTiles<slots, members>;
   const GsaReadArgs& args;
   GsaChunk place;
   int64_t chunk;
-  int query_head;
+  int query_head;  // the first of the members
   int head;
   int state_head;
   int thread;
+  int member;  // this thread's
   uint32_t shared;
   int first_tiles;
   int second_tiles;
 
   __device__ ReadBlock(const GsaReadArgs& read, unsigned char* memory)
       : args(read),
-        chunk(static_cast<int>(blockIdx.x) / read.query_heads),
-        query_head(static_cast<int>(blockIdx.x) % read.query_heads),
+        chunk(static_cast<int>(blockIdx.x) / (read.query_heads / members)),
+        query_head(static_cast<int>(blockIdx.x) % (read.query_heads / members) * members),
         head(query_head / (read.query_heads / read.gates.heads)),
         state_head(query_head / (read.query_heads / read.state_heads)),
         thread(static_cast<int>(threadIdx.x)),
+        member(thread / warpgroup_threads),
         shared(shared_address(memory)),
         first_tiles(read.first.padded_dim / panel_columns),
-        second_tiles(read.output.data == nullptr ? 0 : read.second.padded_dim / panel_columns) {
+        second_tiles(read.second.padded_dim / panel_columns) {
     place = read.gates.chunks[chunk];
   }
 
-  __device__ uint32_t stage(int tile) const {
-    return shared + uint32_t(Tiles::ring + tile % stages * Tiles::stage_bytes);
+  __device__ uint32_t stage_offset(int tile) const {
+    return uint32_t(Tiles::ring + tile % Tiles::stages * Tiles::stage_bytes);
   }
-  __device__ void fetch_gate() const {
+  __device__ uint32_t stage(int tile) const { return shared + stage_offset(tile); }
+  __device__ void fetch_gate(const ChunkGate<slots>& gate) const {
     const bfloat16* key_gate =
         args.gates.key_gate + (chunk * args.gates.heads + head) * chunk_rows * slots;
 #pragma unroll
     for (int panel = 0; panel < Tiles::panels; ++panel) {
-      copy_panel<chunk_rows, threads>(shared + Tiles::gate + panel * panel_bytes,
-                                      key_gate + panel * panel_columns, slots, chunk_rows,
-                                      panel_columns, thread);
+      copy_panel<chunk_rows, Tiles::threads>(shared + Tiles::gate + panel * panel_bytes,
+                                             key_gate + panel * panel_columns, slots, chunk_rows,
+                                             panel_columns, thread);
     }
-  }
-  // Backward: tril(Q K^T) of the forward pass.
-  __device__ void fetch_key_products() const {
-    const bfloat16* products =
-        args.key_products + (chunk * args.query_heads + query_head) * chunk_rows * chunk_rows;
-    copy_panel<chunk_rows, threads>(shared + Tiles::key_products, products, chunk_rows, chunk_rows,
-                                    panel_columns, thread);
+    if constexpr (ChunkFade<slots>::is_kept) {
+      ChunkFade<slots>::template fetch<Tiles::threads>(shared + Tiles::fade, gate.decay, thread);
+    }
   }
   // Begins copying a tile, if there is one.
   __device__ void fetch(int tile) const {
     if (tile < first_tiles) {
-      fetch_rows(args.queries, query_head, tile * panel_columns, stage(tile));
-      fetch_side(args.first, tile * panel_columns, stage(tile));
+      const int column = tile * panel_columns;
+#pragma unroll
+      for (int i = 0; i < members; ++i) {
+        fetch_rows(args.queries, query_head + i, column, stage(tile) + i * panel_bytes);
+      }
+      fetch_side(args.first, column, stage(tile));
     } else if (tile < first_tiles + second_tiles) {
+      if (tile == first_tiles) {
+        fetch_key_products(stage(tile));
+      }
       fetch_side(args.second, (tile - first_tiles) * panel_columns, stage(tile));
     }
     commit_copies();
   }
-  // Once a tile has landed, before the barrier: swish of what this thread copied of v and k.
-  __device__ void activate(int tile) const {
+  // Waits for a tile, puts what this thread copied of v and k through swish, and lets all see it.
+  __device__ void begin_tile(int tile) const {
+    wait_copies<Tiles::stages - 1>();
     if (args.projected) {
-      swish_panel<chunk_rows, threads>(stage(tile) + panel_bytes, thread);
+      swish_panel<chunk_rows, Tiles::threads>(stage(tile) + Tiles::rows, thread);
     }
+    publish_shared();
+    __syncthreads();
   }
 
  private:
   __device__ void fetch_rows(const HeadRows<const bfloat16>& rows, int of_head, int column,
                              uint32_t target) const {
-    copy_panel<chunk_rows, threads>(target, rows.at(place.begin, of_head) + column, rows.stride,
-                                    place.length, rows.dim - column, thread);
+    copy_panel<chunk_rows, Tiles::threads>(target, rows.at(place.begin, of_head) + column,
+                                           rows.stride, place.length, rows.dim - column, thread);
   }
   __device__ void fetch_side(const GsaReadSide& side, int column, uint32_t target) const {
-    fetch_rows(side.rows, head, column, target + panel_bytes);
+    fetch_rows(side.rows, head, column, target + Tiles::rows);
     const bfloat16* states =
         side.states + (chunk * args.state_heads + state_head) * slots * side.padded_dim + column;
-    copy_panel<slots, threads>(target + 2 * panel_bytes, states, side.padded_dim, slots,
-                               panel_columns, thread);
+    copy_panel<slots, Tiles::threads>(target + Tiles::states, states, side.padded_dim, slots,
+                                      panel_columns, thread);
+  }
+  // tril(Q K^T) of the forward pass, each member its own.
+  __device__ void fetch_key_products(uint32_t target) const {
+    const bfloat16* products =
+        args.key_products +
+        (chunk * args.query_heads + query_head + member) * chunk_rows * chunk_rows;
+    copy_panel<chunk_rows, warpgroup_threads>(target + member * panel_bytes, products, chunk_rows,
+                                              chunk_rows, panel_columns,
+                                              thread % warpgroup_threads);
   }
 };
 
-// Waits for a tile, and for the products of the one before it, whose place the next may then take.
-template <int slots>
-__device__ void next_tile(const ReadBlock<slots>& block, int tile) {
-  wait_copies<stages - 2>();
-  block.activate(tile);
-  publish_shared();
-  wait_products();
-  __syncthreads();
-  block.fetch(tile + stages - 1);
-}
-
-// a = Y X^T, acc = Y S_0^T, over the tiles of the first side.
-template <int slots>
-__device__ void read_first_side(const ReadBlock<slots>& block, StripAccumulator& a,
+// a = Y X^T, acc = Y S_0^T, over the tiles of the first side. The next but one takes the place of a
+// tile that has been used, except the last one's: that is free, and the second side's first tile
+// on its way.
+template <int slots, int members>
+__device__ void read_first_side(const ReadBlock<slots, members>& block, StripAccumulator& a,
                                 SlotAccumulator<slots>& acc) {
+  using Tiles = ReadTiles<slots, members>;
   clear(a, panel_tiles);
-  clear(acc, ReadTiles<slots>::tiles);
+  clear(acc, SlotTiles<slots>::tiles);
 #pragma unroll 1
   for (int tile = 0; tile < block.first_tiles; ++tile) {
-    next_tile(block, tile);
+    block.begin_tile(tile);
     const uint32_t stage = block.stage(tile);
+    const uint32_t queries = stage + uint32_t(block.member * panel_bytes);
     begin_products();
-    warpgroup_panels<PanelRows::columns, PanelRows::columns>(a, stage, stage + panel_bytes);
+    warpgroup_panels<PanelRows::columns, PanelRows::columns>(a, queries, stage + Tiles::rows);
 #pragma unroll
-    for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-      warpgroup_panels<PanelRows::columns, PanelRows::columns>(acc + panel * panel_tiles, stage,
-                                                               stage + (2 + panel) * panel_bytes);
+    for (int panel = 0; panel < Tiles::panels; ++panel) {
+      warpgroup_panels<PanelRows::columns, PanelRows::columns>(
+          acc + panel * panel_tiles, queries, stage + Tiles::states + panel * panel_bytes);
     }
     commit_products();
+    wait_products();
+    __syncthreads();
+    if (tile + 1 < block.first_tiles) {
+      block.fetch(tile + Tiles::stages);
+    }
   }
-  wait_products();
   hold(a, panel_tiles);
-  hold(acc, ReadTiles<slots>::tiles);
+  hold(acc, SlotTiles<slots>::tiles);
 }
 
 // out = (r e^b) S_0' + weights X', tile by tile of the second side.
-template <int slots>
-__device__ void write_output(const ReadBlock<slots>& block, const ReadStrip<slots>& strip,
+template <int slots, int members>
+__device__ void write_output(const ReadBlock<slots, members>& block, const ReadStrip<slots>& strip,
                              const SlotOperand<slots>& gated, const StripOperand& weights,
                              unsigned char* scratch) {
+  using Tiles = ReadTiles<slots, members>;
   const HeadRows<bfloat16>& output = block.args.output;
+  const int query_head = block.query_head + block.member;
   const int token = block.place.begin + strip.row;
   const int rows = block.place.length - strip.row;
 #pragma unroll 1
   for (int tile = block.first_tiles; tile < block.first_tiles + block.second_tiles; ++tile) {
-    next_tile(block, tile);
-    const uint32_t stage = block.stage(tile);
     const int column = (tile - block.first_tiles) * panel_columns;
     SwishInputs inputs;
     if (block.args.projected) {
       const HeadRows<const bfloat16>& x = block.args.output_inputs;
-      inputs.load(x.at(token, block.query_head) + column, x.stride, rows, x.dim - column,
-                  strip.lane);
+      inputs.load(x.at(token, query_head) + column, x.stride, rows, x.dim - column, strip.lane);
     }
+    block.begin_tile(tile);
+    const uint32_t stage = block.stage(tile);
     StripAccumulator out;
     clear(out, panel_tiles);
     begin_products();
 #pragma unroll
-    for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
-      warpgroup_panel<PanelRows::depth>(out, gated[panel], stage + (2 + panel) * panel_bytes);
+    for (int panel = 0; panel < Tiles::panels; ++panel) {
+      warpgroup_panel<PanelRows::depth>(out, gated[panel],
+                                        stage + Tiles::states + panel * panel_bytes);
     }
-    warpgroup_panel<PanelRows::depth>(out, weights, stage + panel_bytes);
+    warpgroup_panel<PanelRows::depth>(out, weights, stage + Tiles::rows);
     commit_products();
     wait_products();
     hold(out, panel_tiles);
+    __syncthreads();
+    block.fetch(tile + Tiles::stages);
     const auto store = [&](const auto& change) {
-      store_strip(out, scratch, output.at(token, block.query_head) + column, output.stride, rows,
+      store_strip(out, scratch, output.at(token, query_head) + column, output.stride, rows,
                   output.dim - column, strip.lane, change);
     };
     if (block.args.projected) {
@@ -180,31 +203,65 @@ __device__ void write_output(const ReadBlock<slots>& block, const ReadStrip<slot
   }
 }
 
+// The sums of the chunk's terms over all its tokens, of all members.
+template <int slots, int members>
+__device__ void store_totals(const ReadBlock<slots, members>& block, const float* sums) {
+  if (block.thread < slots) {
+    float total = 0.0F;
+#pragma unroll
+    for (int i = 0; i < ReadTiles<slots, members>::warps; ++i) {
+      total += sums[i * slots + block.thread];
+    }
+    block.args.own_totals[int64_t(blockIdx.x) * slots + block.thread] = total;
+  }
+}
+
 // Backward, from dp (`acc`) and tril(dO V^T) (`weights`): what the walk needs of both sides, and
 // what the chunk's own tokens give of the gate's gradient; and the operands of dQ.
-template <int slots>
-__device__ void make_gradients(const ReadBlock<slots>& block, const ReadStrip<slots>& strip,
-                               unsigned char* memory, const SlotAccumulator<slots>& fade,
-                               StripOperand& weights, SlotAccumulator<slots>& acc,
-                               SlotOperand<slots>& gated) {
-  using Tiles = ReadTiles<slots>;
+template <int slots, int members>
+__device__ void make_gradients(const ReadBlock<slots, members>& block,
+                               const ReadStrip<slots>& strip, unsigned char* memory,
+                               SlotAccumulator<slots>& scores, StripOperand& weights,
+                               SlotAccumulator<slots>& acc, SlotOperand<slots>& gated) {
+  using Tiles = ReadTiles<slots, members>;
   const GsaReadArgs& args = block.args;
-  const OwnTiles<slots> own(memory, memory + (block.stage(block.first_tiles - 1) - block.shared));
+  const OwnTiles<slots> own(Tiles{}, memory, memory + block.stage_offset(block.first_tiles - 1),
+                            memory + block.stage_offset(block.first_tiles), block.member);
   write_strip(own.value_products + strip.row * panel_row_bytes, weights, strip.lane);
   SlotAccumulator<slots> terms;
-  turn_backward(strip, own, fade, acc, terms);
+  turn_backward<Tiles::late_scores>(strip, own, scores, acc, terms);
   store_rows(strip, own.probabilities, args.gated_probabilities);
   store_rows(strip, own.score_gradients, args.gated_gradients);
+  wait_copies<0>();  // tril(Q K^T)
   publish_shared();
-  __syncthreads();
+  strip.template sync_member<members>();
   unsigned char* gate[Tiles::panels];
 #pragma unroll
   for (int panel = 0; panel < Tiles::panels; ++panel) {
     gate[panel] = memory + Tiles::gate + panel * panel_bytes;
   }
-  read_own_gradients(strip, own, gate, fade, acc, terms);
+  SteepShare<SlotTiles<slots>::tiles> steep_kept;
+  read_own_gradients(strip, own, gate, acc, terms, steep_kept);
   sum_rows(strip, terms);
-  store_own_gradients(strip, memory + Tiles::scratch, acc, terms);
+  float* sums = reinterpret_cast<float*>(memory + Tiles::sums);
+  sum_strips<members>(strip, sums, terms);
+  make_own_gradients(strip, acc, steep_kept, terms);
+  float* own_gradients = args.own_gradients + int64_t(blockIdx.x) * chunk_rows * slots;
+  if constexpr (members == 1) {
+    store_totals(block, sums);
+    store_own_gradients(strip, terms, own_gradients);
+  } else {
+    __syncthreads();
+    store_totals(block, sums);
+    if (block.member > 0) {
+      hand_gradients(strip, terms);
+    }
+    __syncthreads();
+    if (block.member == 0) {
+      add_handed(strip, terms);
+      store_own_gradients(strip, terms, own_gradients);
+    }
+  }
   const uint32_t gate_panels = block.shared + Tiles::gate;
   read_weights(strip, gate_panels, own.probabilities, args.probabilities, weights);
   store_weights(strip, weights, args.value_weights);
@@ -220,43 +277,64 @@ __device__ void make_gradients(const ReadBlock<slots>& block, const ReadStrip<sl
   }
 }
 
-template <int slots>
-__global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
-    read_kernel(const __grid_constant__ GsaReadArgs args) {
-  using Tiles = ReadTiles<slots>;
-  extern __shared__ __align__(1024) unsigned char memory[];
-  const ReadBlock<slots> block(args, memory);
-  block.fetch_gate();
-  block.fetch_key_products();
-#pragma unroll
-  for (int tile = 0; tile < stages - 1; ++tile) {
-    block.fetch(tile);
-  }
+// This warp's part of the block's work; which slots are steep is not known yet.
+template <int slots, int members>
+__device__ ReadStrip<slots> make_strip(const ReadBlock<slots, members>& block,
+                                       const ChunkGate<slots>& gate, unsigned char* memory) {
+  using Tiles = ReadTiles<slots, members>;
   const int lane = block.thread % warp_size;
   const int warp = block.thread / warp_size;
+  const int row = block.thread % warpgroup_threads / warp_size * strip_rows;
+  const int64_t chunk_head = block.chunk * block.args.query_heads + block.query_head + block.member;
+  const uint32_t scratch =
+      Tiles::has_scratch ? uint32_t(Tiles::scratch) : block.stage_offset(block.first_tiles - 1);
+  return {gate,
+          block.args,
+          lane,
+          row,
+          LanePlace(lane),
+          false,
+          0,
+          (chunk_head * chunk_rows + row) * slots,
+          memory + scratch + warp * Tiles::scratch_bytes,
+          block.shared + uint32_t(Tiles::fade),
+          block.member};
+}
+
+template <int slots, int members>
+__global__ void __launch_bounds__(members* warpgroup_threads,
+                                  ReadTiles<slots, members>::resident_blocks)
+    read_backward_kernel(const __grid_constant__ GsaReadArgs args) {
+  using Tiles = ReadTiles<slots, members>;
+  extern __shared__ __align__(1024) unsigned char memory[];
+  const ReadBlock<slots, members> block(args, memory);
   const ChunkGate<slots> gate(args.gates, block.chunk, block.place, block.head);
-  const bool any_steep = __syncthreads_or(block.thread < slots && gate.is_steep(block.thread)) != 0;
-  const int64_t base =
-      ((block.chunk * args.query_heads + block.query_head) * chunk_rows + warp * strip_rows) *
-      slots;
-  const ReadStrip<slots> strip{gate,
-                               args,
-                               lane,
-                               warp * strip_rows,
-                               LanePlace(lane),
-                               any_steep,
-                               base,
-                               memory + Tiles::scratch + warp * Tiles::scratch_bytes};
-  prefetch_scores(strip);
+  block.fetch_gate(gate);
+#pragma unroll
+  for (int tile = 0; tile < Tiles::stages; ++tile) {
+    block.fetch(tile);
+  }
+  ReadStrip<slots> strip = make_strip(block, gate, memory);
+  SlotAccumulator<slots> scores;
+  if constexpr (Tiles::late_scores) {
+    prefetch_scores(strip);
+  } else {
+    load_scores(strip, 0, scores);
+    load_scores(strip, 1, scores);
+  }
+  wait_copies<Tiles::stages - 1>();
+  strip.find_steep(receive_fade<Tiles::threads>(gate, memory + Tiles::fade, block.thread));
   SlotOperand<slots> gated;
   StripOperand weights;
   {
     StripAccumulator a;
     SlotAccumulator<slots> acc;
     read_first_side(block, a, acc);
-    __syncthreads();
     mask_later(strip, a);
     to_operand(weights, a);
+    if constexpr (Tiles::late_scores) {
+      load_scores(strip, 0, scores);
+    }
     begin_products();
 #pragma unroll
     for (int panel = 0; panel < Tiles::panels; ++panel) {
@@ -265,21 +343,23 @@ __global__ void __launch_bounds__(threads, ReadTiles<slots>::resident_blocks)
     }
     commit_products();
     wait_products();
-    hold(acc, Tiles::tiles);
+    hold(acc, SlotTiles<slots>::tiles);
     apply_gate(strip, weights, acc);
-    SlotAccumulator<slots> fade;
-    load_fade(strip, fade);
-    make_gradients(block, strip, memory, fade, weights, acc, gated);
+    make_gradients(block, strip, memory, scores, weights, acc, gated);
   }
-  write_output(block, strip, gated, weights, memory + Tiles::gate + warp * strip_bytes);
+  __syncthreads();  // all are through with their own tiles
+  block.fetch(block.first_tiles + 1);
+  write_output(block, strip, gated, weights,
+               memory + Tiles::gate + block.thread / warp_size * strip_bytes);
   wait_copies<0>();
 }
 
-template <int slots>
+template <int slots, int members>
 void launch(cudaStream_t stream, const GsaSizes& sizes, const GsaReadArgs& args) {
-  const dim3 grid(static_cast<unsigned>(sizes.chunks * sizes.query_heads));
-  launch_with_memory(read_kernel<slots>, grid, threads, ReadTiles<slots>::memory_bytes, stream,
-                     args, "gsa read");
+  using Tiles = ReadTiles<slots, members>;
+  const dim3 grid(static_cast<unsigned>(sizes.chunks * sizes.query_heads / members));
+  launch_with_memory(read_backward_kernel<slots, members>, grid, Tiles::threads,
+                     Tiles::memory_bytes, stream, args, "gsa read");
 }
 
 }  // namespace
@@ -288,10 +368,12 @@ void launch_gsa_read(cudaStream_t stream, const GsaSizes& sizes, const GsaReadAr
   if (sizes.chunks == 0) {
     return;
   }
-  if (sizes.slots == gsa_tile) {
-    launch<64>(stream, sizes, args);
+  if (sizes.slots != gsa_tile) {
+    launch<128, 1>(stream, sizes, args);
+  } else if (sizes.side_by_side == 1) {
+    launch<64, 1>(stream, sizes, args);
   } else {
-    launch<128>(stream, sizes, args);
+    launch<64, 2>(stream, sizes, args);
   }
 }
 

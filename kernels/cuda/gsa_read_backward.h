@@ -9,136 +9,217 @@
 // of the same rounded operands, p e^b and du e^b, g = s e^-b.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/cuda/gsa_read_strip.h"
 
 namespace gsa::kernels::cuda::read_chunks {
 
-// The tiles that ds is made of, where the first side's last tile was.
+// Where a block's things are. A stage of the ring holds a panel of dO for each of the `members`
+// (query heads of one group, a warpgroup each), one of v or k, and those of the states; in the
+// first stage of the second side tril(Q K^T) comes in the place of dO.
+template <int slots, int block_members>
+struct ReadTiles {
+  static constexpr int members = block_members;
+  static constexpr int panels = SlotTiles<slots>::panels;
+  static constexpr int threads = members * warpgroup_threads;
+  static constexpr int warps = threads / warp_size;
+  static constexpr int stages = 2;
+  static constexpr int stage_panels = members + 1 + panels;
+  static constexpr int stage_bytes = stage_panels * panel_bytes;
+  static constexpr int rows = members * panel_bytes;             // in a stage: v or k
+  static constexpr int states = (members + 1) * panel_bytes;     // likewise
+  static constexpr int own_panels = members * (1 + 2 * panels);  // OwnTiles
+
+  static constexpr int gate = 0;  // G
+  static constexpr int fade = gate + panels * panel_bytes;
+  // Own tiles that find no place in a stage.
+  static constexpr int more_tiles = fade + ChunkFade<slots>::bytes;
+  static constexpr int ring = more_tiles + std::max(0, own_panels - stage_panels) * panel_bytes;
+  // A strip for each panel of slots, by warp: where tril(dO V^T) has been, if that is enough.
+  static constexpr bool has_scratch = panels > 1;
+  static constexpr int scratch = ring + stages * stage_bytes;
+  static constexpr int scratch_bytes = panels * strip_bytes;
+  static constexpr int sums = scratch + (has_scratch ? warps * scratch_bytes : 0);
+  static constexpr int memory_bytes = sums + warps * slots * int(sizeof(float));
+  // The warps' scratch for the output lies where G, e^b and own tiles have been.
+  static_assert(warps * strip_bytes <= ring);
+  static_assert(members == 1 || ChunkFade<slots>::bytes >= chunk_rows * slots * int(sizeof(float)));
+  static constexpr int resident_blocks = members == 1 && panels == 1 ? 3 : 2;
+  // Whether there are registers for u before the first side's tiles have come.
+  static constexpr bool late_scores = members > 1;
+};
+
+// The tiles that ds of a member is made of; all but one where the first side's last tile was.
 template <int slots>
 struct OwnTiles {
-  static constexpr int panels = ReadTiles<slots>::panels;
+  static constexpr int panels = SlotTiles<slots>::panels;
   unsigned char* value_products;           // tril(dO V^T)
   unsigned char* key_products;             // tril(Q K^T)
   unsigned char* probabilities[panels];    // p e^b
   unsigned char* score_gradients[panels];  // scale du e^b
 
-  __device__ OwnTiles(unsigned char* memory, unsigned char* free_stage)
-      : value_products(free_stage), key_products(memory + ReadTiles<slots>::key_products) {
-    score_gradients[0] = free_stage + panel_bytes;
+  template <typename Tiles>
+  __device__ OwnTiles(Tiles /*tiles*/, unsigned char* memory, unsigned char* free_stage,
+                      unsigned char* next_stage, int member)
+      : value_products(free_stage + member * panel_bytes),
+        key_products(next_stage + member * panel_bytes) {
+    const auto panel_at = [&](int kind) {
+      const int panel = kind * Tiles::members + member;
+      return panel < Tiles::stage_panels
+                 ? free_stage + panel * panel_bytes
+                 : memory + Tiles::more_tiles + (panel - Tiles::stage_panels) * panel_bytes;
+    };
 #pragma unroll
     for (int panel = 0; panel < panels; ++panel) {
-      probabilities[panel] = free_stage + (2 + panel) * panel_bytes;
-    }
-    if constexpr (panels > 1) {
-      score_gradients[1] = memory + ReadTiles<slots>::second_gradients;
+      probabilities[panel] = panel_at(1 + panel);
+      score_gradients[panel] = panel_at(1 + panels + panel);
     }
   }
 };
 
-// Where a lane's pair of a tile and half lies in panels of the chunk's rows.
+// Tiles whose pairs go to shared memory at once.
+inline constexpr int tiles_at_once = 4;
+
+// Writes the pairs of a half of a lane's rows that it has of tiles [tile, tile + tiles_at_once) to
+// the strip's rows of panels: lanes 8 i to 8 i + 7 have the addresses of the i-th's rows.
 template <int slots>
-__device__ uint32_t* pair_at(const ReadStrip<slots>& strip,
-                             unsigned char* const (&panels)[ReadTiles<slots>::panels], int tile,
-                             int half) {
-  return reinterpret_cast<uint32_t*>(panels[tile / panel_tiles] +
-                                     panel_offset(strip.token(2 * half), tile % panel_tiles) +
-                                     strip.place.column * sizeof(bfloat16));
+__device__ void write_half(const ReadStrip<slots>& strip,
+                           unsigned char* const (&panels)[SlotTiles<slots>::panels], int half,
+                           int tile, const uint32_t (&pairs)[tiles_at_once]) {
+  const uint32_t rows = shared_address(panels[tile / panel_tiles]) +
+                        panel_offset(strip.row + half * 8 + strip.lane % 8, strip.lane / 8);
+  store_matrices(turn_bits(rows, tile % panel_tiles * piece_bytes), pairs[0], pairs[1], pairs[2],
+                 pairs[3]);
 }
 
-// e^b of the strip.
+// u of a half of a lane's rows as the forward pass kept it, asked for before it is needed.
 template <int slots>
-__device__ void load_fade(const ReadStrip<slots>& strip, SlotAccumulator<slots>& fade) {
+__device__ void load_scores(const ReadStrip<slots>& strip, int half, SlotAccumulator<slots>& u) {
 #pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+    asm volatile("ld.global.nc.L1::no_allocate.v2.f32 {%0, %1}, [%2];\n"
+                 : "=f"(u[tile][2 * half]), "=f"(u[tile][2 * half + 1])
+                 : "l"(strip.args.scores + strip.index(tile, half)));
+  }
+}
+// Brings it into the L2 cache.
+template <int slots>
+__device__ void prefetch_scores(const ReadStrip<slots>& strip) {
+  constexpr int line_floats = 32;
+  for (int i = strip.lane; i < strip_rows * slots / line_floats; i += warp_size) {
+    asm volatile(
+        "prefetch.global.L2 [%0];\n" ::"l"(strip.args.scores + strip.base + i * line_floats));
+  }
+}
+
+// In chunks with steep slots: p and scale du to memory, and p dp + u du made of those; of the half
+// of a lane's rows.
+template <int slots>
+__device__ void store_plain(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& scores,
+                            const SlotAccumulator<slots>& dp, const SlotAccumulator<slots>& p,
+                            float mean, int half, float* steep_terms) {
+  const float scale = strip.args.scale;
+  const float inverse_scale = scale == 0.0F ? 0.0F : fast_reciprocal(scale);
+  const int at = 2 * half;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float2 b = strip.decay(tile, half);
-      fade[tile][2 * half] = __expf(b.x);
-      fade[tile][2 * half + 1] = __expf(b.y);
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+    const uint32_t plain_p = pack_pair(p[tile][at], p[tile][at + 1]);
+    const uint32_t plain_du = pack_pair(scale * p[tile][at] * (dp[tile][at] - mean),
+                                        scale * p[tile][at + 1] * (dp[tile][at + 1] - mean));
+    const int64_t index = strip.index(tile, half);
+    *reinterpret_cast<uint32_t*>(strip.args.probabilities + index) = plain_p;
+    *reinterpret_cast<uint32_t*>(strip.args.score_gradients + index) = plain_du;
+    const float2 seen_p = unpack_pair(plain_p);
+    const float2 seen_du = unpack_pair(plain_du);
+    steep_terms[tile * 4 + at] =
+        dp[tile][at] * seen_p.x + inverse_scale * scores[tile][at] * seen_du.x;
+    steep_terms[tile * 4 + at + 1] =
+        dp[tile][at + 1] * seen_p.y + inverse_scale * scores[tile][at + 1] * seen_du.y;
+  }
+}
+
+// In steep slots, the terms that store_plain has left.
+template <int slots>
+__device__ void take_steep(const ReadStrip<slots>& strip, const float* steep_terms,
+                           SlotAccumulator<slots>& terms) {
+#pragma unroll
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      terms[tile][i] = strip.is_steep(tile, i) ? steep_terms[tile * 4 + i] : terms[tile][i];
     }
   }
 }
 
 // From dp (`acc`) and the kept u: the operands p e^b and scale du e^b in shared memory, and
-// p dp + u du in `terms`. In chunks with steep slots p and scale du go to memory as well.
-template <int slots>
+// p dp + u du in `terms`; half of a lane's rows after the other, for want of registers. In chunks
+// with steep slots p and scale du go to memory as well. Scores that come late: the second half is
+// asked for when the first is done.
+template <bool late_scores, int slots>
 __device__ void turn_backward(const ReadStrip<slots>& strip, const OwnTiles<slots>& own,
-                              const SlotAccumulator<slots>& fade, const SlotAccumulator<slots>& acc,
+                              SlotAccumulator<slots>& scores, const SlotAccumulator<slots>& acc,
                               SlotAccumulator<slots>& terms) {
   const float scale = strip.args.scale;
-  const float inverse_scale = scale == 0.0F ? 0.0F : 1.0F / scale;
-  const auto scores = [&](int tile, int half) {
-    return *reinterpret_cast<const float2*>(strip.args.scores + strip.index(tile, half));
-  };
+  const float inverse_scale = scale == 0.0F ? 0.0F : fast_reciprocal(scale);
   SlotAccumulator<slots>& p = terms;  // until an element's term takes its place
-#pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float2 u = scores(tile, half);
-      p[tile][2 * half] = u.x;
-      p[tile][2 * half + 1] = u.y;
-    }
-  }
-  softmax(strip, p);
+  SteepShare<SlotTiles<slots>::tiles> steep_terms;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
+    const int at = 2 * half;
+#pragma unroll
+    for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+      p[tile][at] = scores[tile][at];
+      p[tile][at + 1] = scores[tile][at + 1];
+    }
+    softmax(strip, p, half);
     float mean = 0.0F;
 #pragma unroll
-    for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-      mean +=
-          p[tile][2 * half] * acc[tile][2 * half] + p[tile][2 * half + 1] * acc[tile][2 * half + 1];
+    for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+      mean += p[tile][at] * acc[tile][at] + p[tile][at + 1] * acc[tile][at + 1];
     }
     mean = quad_sum(mean);
+    uint32_t gated_p[tiles_at_once];
+    uint32_t gated_du[tiles_at_once];
+    if (strip.any_steep) {
+      store_plain(strip, scores, acc, p, mean, half, steep_terms.kept());
+    }
 #pragma unroll
-    for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-      const float2 u = scores(tile, half);
-      const int at = 2 * half;
-      float* probability = &p[tile][at];
+    for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+      const float2 u = make_float2(scores[tile][at], scores[tile][at + 1]);
+      const float2 fade = strip.fade(tile, half);
       const float dp[2] = {acc[tile][at], acc[tile][at + 1]};
-      const float du[2] = {scale * probability[0] * (dp[0] - mean),
-                           scale * probability[1] * (dp[1] - mean)};
-      const uint32_t gated_p =
-          pack_pair(probability[0] * fade[tile][at], probability[1] * fade[tile][at + 1]);
-      const uint32_t gated_du = pack_pair(du[0] * fade[tile][at], du[1] * fade[tile][at + 1]);
-      *pair_at(strip, own.probabilities, tile, half) = gated_p;
-      *pair_at(strip, own.score_gradients, tile, half) = gated_du;
-      uint32_t plain_p = 0;
-      uint32_t plain_du = 0;
-      if (strip.any_steep) {
-        plain_p = pack_pair(probability[0], probability[1]);
-        plain_du = pack_pair(du[0], du[1]);
-        const int64_t index = strip.index(tile, half);
-        *reinterpret_cast<uint32_t*>(strip.args.probabilities + index) = plain_p;
-        *reinterpret_cast<uint32_t*>(strip.args.score_gradients + index) = plain_du;
-      }
-      const float2 seen_p = unpack_pair(gated_p);
-      const float2 seen_du = unpack_pair(gated_du);
+      const float2 gated{p[tile][at] * fade.x, p[tile][at + 1] * fade.y};
+      gated_p[tile % tiles_at_once] = pack_pair(gated.x, gated.y);
+      gated_du[tile % tiles_at_once] =
+          pack_pair(scale * gated.x * (dp[0] - mean), scale * gated.y * (dp[1] - mean));
+      const float2 seen_p = unpack_pair(gated_p[tile % tiles_at_once]);
+      const float2 seen_du = unpack_pair(gated_du[tile % tiles_at_once]);
       terms[tile][at] =
-          (dp[0] * seen_p.x + inverse_scale * u.x * seen_du.x) * __fdividef(1.0F, fade[tile][at]);
-      terms[tile][at + 1] = (dp[1] * seen_p.y + inverse_scale * u.y * seen_du.y) *
-                            __fdividef(1.0F, fade[tile][at + 1]);
-      if (strip.any_steep) {
-        const float2 steep_p = unpack_pair(plain_p);
-        const float2 steep_du = unpack_pair(plain_du);
-        if (strip.gate.is_steep(strip.slot(tile, 0))) {
-          terms[tile][at] = dp[0] * steep_p.x + inverse_scale * u.x * steep_du.x;
-        }
-        if (strip.gate.is_steep(strip.slot(tile, 1))) {
-          terms[tile][at + 1] = dp[1] * steep_p.y + inverse_scale * u.y * steep_du.y;
-        }
+          (dp[0] * seen_p.x + inverse_scale * u.x * seen_du.x) * fast_reciprocal(fade.x);
+      terms[tile][at + 1] =
+          (dp[1] * seen_p.y + inverse_scale * u.y * seen_du.y) * fast_reciprocal(fade.y);
+      if (tile % tiles_at_once == tiles_at_once - 1) {
+        write_half(strip, own.probabilities, half, tile - tiles_at_once + 1, gated_p);
+        write_half(strip, own.score_gradients, half, tile - tiles_at_once + 1, gated_du);
       }
     }
+    if (late_scores && half == 0) {
+      load_scores(strip, 1, scores);
+    }
+  }
+  if (strip.any_steep) {
+    take_steep(strip, steep_terms.kept(), terms);
   }
 }
 
 // Stores the strip's rows of panels.
 template <int slots>
 __device__ void store_rows(const ReadStrip<slots>& strip,
-                           unsigned char* const (&panels)[ReadTiles<slots>::panels],
+                           unsigned char* const (&panels)[SlotTiles<slots>::panels],
                            bfloat16* target) {
 #pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
+  for (int panel = 0; panel < SlotTiles<slots>::panels; ++panel) {
     copy_strip_out(panels[panel] + strip.row * panel_row_bytes,
                    target + strip.base + panel * panel_columns, slots, strip_rows, panel_columns,
                    strip.lane);
@@ -149,13 +230,13 @@ __device__ void store_rows(const ReadStrip<slots>& strip,
 // with the plain r in memory.
 template <int slots>
 __device__ void read_weights(const ReadStrip<slots>& strip, uint32_t gate_panels,
-                             unsigned char* const (&panels)[ReadTiles<slots>::panels],
+                             unsigned char* const (&panels)[SlotTiles<slots>::panels],
                              const bfloat16* plain, StripOperand& weights) {
   StripAccumulator a;
   clear(a, panel_tiles);
   begin_products();
 #pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
+  for (int panel = 0; panel < SlotTiles<slots>::panels; ++panel) {
     warpgroup_panels<PanelRows::columns, PanelRows::columns>(a, shared_address(panels[panel]),
                                                              gate_panels + panel * panel_bytes);
   }
@@ -180,9 +261,11 @@ __device__ void read_weights(const ReadStrip<slots>& strip, uint32_t gate_panels
   to_operand(weights, a);
 }
 
-// The sum over t >= j of a[t, j] r[t, m] e^{b_t - b_j} of both sides, for the strip's rows j.
+// In steep slots ds is the sum over t >= j of a[t, j] r[t, m] e^{b_t - b_j} of both sides: for the
+// strip's rows j, s ds and alpha ds.
 template <int slots>
-__device__ __forceinline__ void fill_steep_gradients(SteepShare<slots / 8>& share, SteepPlace place,
+__device__ __forceinline__ void fill_steep_gradients(SteepShare<slots / 8>& written,
+                                                     SteepShare<slots / 8>& kept, SteepPlace place,
                                                      ChunkGate<slots> gate,
                                                      const OwnTiles<slots>& own, const bfloat16* p,
                                                      const bfloat16* du) {
@@ -190,28 +273,36 @@ __device__ __forceinline__ void fill_steep_gradients(SteepShare<slots / 8>& shar
   for (int element = 0; element < slots / 2; ++element) {
     const int j = place.first + place.row(element);
     const int m = place.column(element);
-    float sum = 0.0F;
+    float s_ds = 0.0F;
+    float alpha_ds = 0.0F;
     if (j < place.length && m < place.slots && gate.is_steep(m)) {
+      float sum = 0.0F;
       for (int t = j; t < place.length; ++t) {
         sum += (read_element(own.value_products, t, j) * to_float(p[t * slots + m]) +
                 read_element(own.key_products, t, j) * to_float(du[t * slots + m])) *
                __expf(gate.at(t, m) - gate.at(j, m));
       }
+      const float log_alpha = gate.log_alpha(j, m);
+      s_ds = slot_input(log_alpha) * sum;
+      alpha_ds = __expf(log_alpha) * sum;
     }
-    share.elements[element] = sum;
+    written.elements[element] = s_ds;
+    kept.elements[element] = alpha_ds;
   }
 }
 
 // ds of the strip's rows in `ds`, and terms - s ds in `terms`. All warps have written their tiles.
+// Of steep slots ds is zero there, and alpha ds is in `steep_kept`.
 template <int slots>
 __device__ void read_own_gradients(const ReadStrip<slots>& strip, const OwnTiles<slots>& own,
-                                   unsigned char* const (&gate)[ReadTiles<slots>::panels],
-                                   const SlotAccumulator<slots>& fade, SlotAccumulator<slots>& ds,
-                                   SlotAccumulator<slots>& terms) {
-  clear(ds, ReadTiles<slots>::tiles);
+                                   unsigned char* const (&gate)[SlotTiles<slots>::panels],
+                                   SlotAccumulator<slots>& ds, SlotAccumulator<slots>& terms,
+                                   SteepShare<SlotTiles<slots>::tiles>& steep_kept) {
+  clear(ds, SlotTiles<slots>::tiles);
+  hold(ds, SlotTiles<slots>::tiles);
   begin_products();
 #pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
+  for (int panel = 0; panel < SlotTiles<slots>::panels; ++panel) {
     float(*to)[4] = ds + panel * panel_tiles;
     warpgroup_panels<PanelRows::depth, PanelRows::depth>(to, shared_address(own.value_products),
                                                          shared_address(own.probabilities[panel]));
@@ -220,37 +311,39 @@ __device__ void read_own_gradients(const ReadStrip<slots>& strip, const OwnTiles
   }
   commit_products();
   wait_products();
-  hold(ds, ReadTiles<slots>::tiles);
+  hold(ds, SlotTiles<slots>::tiles);
+  uint32_t inputs[4];  // G of two tiles
 #pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+    if (tile % 2 == 0) {
+      load_step(inputs, shared_address(gate[tile / panel_tiles]), strip.row, tile % panel_tiles / 2,
+                strip.lane);
+    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float2 g = unpack_pair(*pair_at(strip, gate, tile, half));
+      const float2 g = unpack_pair(inputs[tile % 2 * 2 + half]);
       const int at = 2 * half;
       terms[tile][at] -= g.x * ds[tile][at];
       terms[tile][at + 1] -= g.y * ds[tile][at + 1];
-      ds[tile][at] *= __fdividef(1.0F, fade[tile][at]);
-      ds[tile][at + 1] *= __fdividef(1.0F, fade[tile][at + 1]);
+      const float2 fade = strip.fade(tile, half);
+      ds[tile][at] *= fast_reciprocal(fade.x);
+      ds[tile][at + 1] *= fast_reciprocal(fade.y);
     }
   }
   if (!strip.any_steep) {
     return;
   }
-  SteepShare<ReadTiles<slots>::tiles> share;
+  SteepShare<SlotTiles<slots>::tiles> written;
   const int64_t chunk_base = strip.base - strip.row * slots;
-  fill_steep_gradients<slots>(share, strip.steep_place(), strip.gate, own,
+  fill_steep_gradients<slots>(written, steep_kept, strip.steep_place(), strip.gate, own,
                               strip.args.probabilities + chunk_base,
                               strip.args.score_gradients + chunk_base);
 #pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int j = strip.token(i);
-      const int m = strip.slot(tile, i);
-      if (j < strip.gate.length && m < strip.args.gates.slots && strip.gate.is_steep(m)) {
-        ds[tile][i] = share.elements[tile * 4 + i];  // g was 0, e^-b may be infinite
-        terms[tile][i] -= strip.gate.input(j, m) * share.elements[tile * 4 + i];
-      }
+      ds[tile][i] = strip.is_steep(tile, i) ? 0.0F : ds[tile][i];
+      terms[tile][i] -= written.elements[tile * 4 + i];
     }
   }
 }
@@ -259,7 +352,7 @@ __device__ void read_own_gradients(const ReadStrip<slots>& strip, const OwnTiles
 template <int slots>
 __device__ void sum_rows(const ReadStrip<slots>& strip, SlotAccumulator<slots>& terms) {
 #pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
 #pragma unroll
     for (int step = 4; step < warp_size; step *= 2) {
 #pragma unroll
@@ -274,69 +367,112 @@ __device__ void sum_rows(const ReadStrip<slots>& strip, SlotAccumulator<slots>& 
   }
 }
 
-// own_t, and the chunk's sum of the terms, from sums over the strip. The strips' own sums go from
-// warp to warp through their scratch.
+// alpha of the strip's rows that a lane has of a tile and half, as it follows from e^b; not of
+// steep slots. A reference that is not at its limit is b_end (GsaGates): b_0 = log alpha_0 less
+// that.
 template <int slots>
-__device__ void store_own_gradients(const ReadStrip<slots>& strip, unsigned char* scratches,
-                                    const SlotAccumulator<slots>& ds,
-                                    const SlotAccumulator<slots>& sums) {
-  constexpr int warps = threads / warp_size;
-  const auto strip_sums = [&](int warp) {
-    return reinterpret_cast<float*>(scratches + warp * ReadTiles<slots>::scratch_bytes);
-  };
+__device__ float2 gate_of(const ReadStrip<slots>& strip, int tile, int half) {
+  const int row = strip.token(2 * half);
+  const float2 fade = strip.fade(tile, half);
+  const float2 before = strip.fade_at(row == 0 ? chunk_rows - 1 : row - 1, tile);
+  return row == 0
+             ? make_float2(fade.x * before.x, fade.y * before.y)
+             : make_float2(fade.x * fast_reciprocal(before.x), fade.y * fast_reciprocal(before.y));
+}
+
+// Hands the warps' sums over their strips to the others of the query head, `all_sums` [warps of the
+// block, slots]: `sums` goes on to the chunk's last row.
+template <int members, int slots>
+__device__ void sum_strips(const ReadStrip<slots>& strip, float* all_sums,
+                           SlotAccumulator<slots>& sums) {
+  constexpr int warps = warpgroup_threads / warp_size;
+  float* member_sums = all_sums + strip.member * warps * slots;
   const int warp = strip.row / strip_rows;
   if (strip.lane < 4) {
 #pragma unroll
-    for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-      *reinterpret_cast<float2*>(strip_sums(warp) + strip.slot(tile, 0)) =
+    for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+      *reinterpret_cast<float2*>(member_sums + warp * slots + strip.slot(tile, 0)) =
           make_float2(sums[tile][0], sums[tile][1]);
     }
   }
-  __syncthreads();
-  float* totals = strip.args.own_totals + strip.base / (chunk_rows * slots) * slots;
+  strip.template sync_member<members>();
 #pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-    float2 later{0.0F, 0.0F};
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
 #pragma unroll
     for (int i = 1; i < warps; ++i) {
       if (i > warp) {
-        const float2 sum = *reinterpret_cast<const float2*>(strip_sums(i) + strip.slot(tile, 0));
-        later.x += sum.x;
-        later.y += sum.y;
+        const float2 later =
+            *reinterpret_cast<const float2*>(member_sums + i * slots + strip.slot(tile, 0));
+        sums[tile][0] += later.x;
+        sums[tile][1] += later.y;
+        sums[tile][2] += later.x;
+        sums[tile][3] += later.y;
       }
-    }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int at = 2 * half;
-      const int row = strip.token(at);
-      float own[2] = {sums[tile][at] + later.x, sums[tile][at + 1] + later.y};
-      if (row == 0) {
-        *reinterpret_cast<float2*>(totals + strip.slot(tile, 0)) = make_float2(own[0], own[1]);
-      }
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int m = strip.slot(tile, i);
-        if (row < strip.gate.length && m < strip.args.gates.slots) {
-          own[i] -= __expf(strip.gate.log_alpha(row, m)) * ds[tile][at + i];
-        }
-      }
-      *reinterpret_cast<float2*>(strip.args.own_gradients + strip.index(tile, half)) =
-          make_float2(own[0], own[1]);
     }
   }
-  __syncthreads();  // the scratch is free again
 }
 
-// Fetches into the L2 cache what the strip takes from memory between the products.
+// own_t in `own`, from the sums and ds.
 template <int slots>
-__device__ void prefetch_scores(const ReadStrip<slots>& strip) {
-  const int lines = strip_rows * slots * int(sizeof(float)) / 128;
-  const auto prefetch = [](const void* address) {
-    asm volatile("prefetch.global.L2 [%0];\n" ::"l"(address));
-  };
-  for (int i = strip.lane; i < lines; i += warp_size) {
-    prefetch(strip.args.scores + strip.base + i * 32);
-    prefetch(strip.gate.decay + strip.row * slots + i * 32);
+__device__ void make_own_gradients(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& ds,
+                                   const SteepShare<SlotTiles<slots>::tiles>& steep_kept,
+                                   SlotAccumulator<slots>& own) {
+#pragma unroll
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 alpha = gate_of(strip, tile, half);
+      own[tile][2 * half] -= alpha.x * ds[tile][2 * half];
+      own[tile][2 * half + 1] -= alpha.y * ds[tile][2 * half + 1];
+    }
+  }
+  if (strip.any_steep) {
+#pragma unroll
+    for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        own[tile][i] -= steep_kept.elements[tile * 4 + i];
+      }
+    }
+  }
+}
+
+// The second member of a block hands its own_t to the first, in the place of e^b.
+template <int slots>
+__device__ void hand_gradients(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& own) {
+#pragma unroll
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      store_pair(strip.fade_address(strip.token(2 * half), tile),
+                 make_float2(own[tile][2 * half], own[tile][2 * half + 1]));
+    }
+  }
+}
+template <int slots>
+__device__ void add_handed(const ReadStrip<slots>& strip, SlotAccumulator<slots>& own) {
+#pragma unroll
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 other = load_pair(strip.fade_address(strip.token(2 * half), tile));
+      own[tile][2 * half] += other.x;
+      own[tile][2 * half + 1] += other.y;
+    }
+  }
+}
+
+// Stores own_t to a tensor [gsa_chunk, slots].
+template <int slots>
+__device__ void store_own_gradients(const ReadStrip<slots>& strip,
+                                    const SlotAccumulator<slots>& own, float* target) {
+#pragma unroll
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      *reinterpret_cast<float2*>(target + strip.token(2 * half) * slots + strip.slot(tile, 0)) =
+          make_float2(own[tile][2 * half], own[tile][2 * half + 1]);
+    }
   }
 }
 

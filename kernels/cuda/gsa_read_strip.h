@@ -1,35 +1,117 @@
 // What a warp of gsa_read.cu does with its 16 tokens between the products: gate and softmax.
 #pragma once
 
+#include "kernels/cuda/async_copy.h"
 #include "kernels/cuda/gsa_kernels.h"
 #include "kernels/cuda/wgmma.h"
 
 namespace gsa::kernels::cuda::read_chunks {
 
-inline constexpr int stages = 2;
-inline constexpr int threads = chunk_rows / strip_rows * warp_size;
-
+// How many tiles of accumulators and panels the slots are.
 template <int slots>
-struct ReadTiles {
+struct SlotTiles {
   static constexpr int panels = slots / panel_columns;
-  static constexpr int state_bytes = panels * panel_bytes;
-  static constexpr int stage_bytes = 2 * panel_bytes + state_bytes;
-  static constexpr int gate = 0;  // G; the warps' scratch for the output once G has been used
-  static constexpr int ring = gate + panels * panel_bytes;
-  static constexpr int key_products = ring + stages * stage_bytes;     // tril(Q K^T)
-  static constexpr int second_gradients = key_products + panel_bytes;  // a panel of scale du e^b
-  static constexpr int scratch = second_gradients + (panels - 1) * panel_bytes;
-  static constexpr int scratch_bytes = panels * strip_bytes;  // a warp
-  static constexpr int memory_bytes = scratch + threads / warp_size * scratch_bytes;
-  static constexpr int tiles = panels * panel_tiles;  // accumulator tiles over the slots
-  static_assert(threads / warp_size * strip_bytes <= ring);
-  static constexpr int resident_blocks = panels == 1 ? 3 : 2;
+  static constexpr int tiles = panels * panel_tiles;
 };
 
+// 1 / x where it does not leave the range of normal numbers: one instruction.
+__device__ inline float fast_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// An address in shared memory with some bits turned over, computed where it is used: kept for a
+// later use, these addresses would take the registers that the accumulators need.
+__device__ inline uint32_t turn_bits(uint32_t address, uint32_t bits) {
+  uint32_t turned;
+  asm volatile("xor.b32 %0, %1, %2;\n" : "=r"(turned) : "r"(address), "r"(bits));
+  return turned;
+}
+__device__ inline float2 load_pair(uint32_t address) {
+  float2 pair;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];\n"
+               : "=f"(pair.x), "=f"(pair.y)
+               : "r"(address)
+               : "memory");
+  return pair;
+}
+__device__ inline void store_pair(uint32_t address, float2 pair) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};\n" ::"r"(address), "f"(pair.x), "f"(pair.y)
+               : "memory");
+}
+
+// e^b of a chunk in shared memory, as all warps of a block read it between the products. The pieces
+// of 8 slots of a row are permuted by the row's number modulo 8: the pairs that a warp's lanes have
+// of an accumulator tile lie in different banks. With 128 slots there is no room for it.
 template <int slots>
-using SlotAccumulator = float[ReadTiles<slots>::tiles][4];
+struct ChunkFade {
+  static constexpr bool is_kept = slots == panel_columns;
+  static constexpr int row_bytes = slots * int(sizeof(float));
+  static constexpr int bytes = is_kept ? chunk_rows * row_bytes : 0;
+  static constexpr int pieces = row_bytes / piece_bytes;  // of 16 bytes, a row
+
+  __device__ static uint32_t offset(int row, int tile) {
+    return uint32_t(row * row_bytes + (tile ^ (row & 7)) * 2 * piece_bytes);
+  }
+  __device__ static uint32_t piece_offset(int index) {
+    return offset(index / pieces, index % pieces / 2) + uint32_t(index % 2 * piece_bytes);
+  }
+  // Begins copying b.
+  template <int threads>
+  __device__ static void fetch(uint32_t target, const float* decay, int thread) {
+#pragma unroll
+    for (int i = 0; i < chunk_rows * pieces / threads; ++i) {
+      const int index = i * threads + thread;
+      copy_piece(target + piece_offset(index), decay + index * (piece_bytes / 4), true);
+    }
+  }
+  // Where a steep slot's e^b would vanish it stays a number that has a reciprocal: its products are
+  // zero to float32 either way.
+  __device__ static float of(float b) {
+    constexpr float least = -80.0F;
+    return __expf(fmaxf(b, least));
+  }
+  // Once it has landed: e^b in the place of what this thread copied. Whether a slot there is steep.
+  template <int threads>
+  __device__ static bool raise(unsigned char* target, int thread) {
+    bool steep = false;
+    constexpr int thread_pieces = chunk_rows * pieces / threads;
+    float4 b[thread_pieces];
+#pragma unroll
+    for (int i = 0; i < thread_pieces; ++i) {
+      b[i] = *reinterpret_cast<const float4*>(target + piece_offset(i * threads + thread));
+    }
+#pragma unroll
+    for (int i = 0; i < thread_pieces; ++i) {
+      const int index = i * threads + thread;
+      steep =
+          steep || (index / pieces == chunk_rows - 1 &&
+                    fminf(fminf(b[i].x, b[i].y), fminf(b[i].z, b[i].w)) < -GsaGates::factor_limit);
+      *reinterpret_cast<float4*>(target + piece_offset(index)) =
+          make_float4(of(b[i].x), of(b[i].y), of(b[i].z), of(b[i].w));
+    }
+    return steep;
+  }
+};
+
+// The chunk's e^b for a whole block, once what this thread has copied of b has landed; with a
+// barrier. Whether any slot is steep.
+template <int threads, int slots>
+__device__ bool receive_fade(const ChunkGate<slots>& gate, unsigned char* fades, int thread) {
+  bool steep = false;
+  if constexpr (ChunkFade<slots>::is_kept) {
+    steep = ChunkFade<slots>::template raise<threads>(fades, thread);
+  } else {
+    steep = thread < slots && gate.is_steep(thread);
+  }
+  return __syncthreads_or(int(steep)) != 0;
+}
+
 template <int slots>
-using SlotOperand = StripOperand[ReadTiles<slots>::panels];
+using SlotAccumulator = float[SlotTiles<slots>::tiles][4];
+template <int slots>
+using SlotOperand = StripOperand[SlotTiles<slots>::panels];
 
 // A lane's share of what steep slots add to a strip, element by element of an accumulator. In local
 // memory, filled by loops that are not unrolled: steep slots are rare, and the code around has no
@@ -38,6 +120,12 @@ template <int tiles>
 struct SteepShare {
   float elements[tiles * 4];
 
+  // The elements, for loops that are unrolled: in memory all the same.
+  __device__ float* kept() {
+    float* memory = elements;
+    asm volatile("" : "+l"(memory)::"memory");
+    return memory;
+  }
   __device__ void add_to(float (*c)[4]) const {
 #pragma unroll
     for (int tile = 0; tile < tiles; ++tile) {
@@ -68,19 +156,63 @@ struct ReadStrip {
   int lane;
   int row;  // first of 16
   LanePlace place;
-  bool any_steep;
+  bool any_steep;          // in the chunk
+  uint32_t steep_slots;    // of the lane's: bit 2 tile + element % 2
   int64_t base;            // of [chunk, query head, row, 0] in arrays by slot
-  unsigned char* scratch;  // ReadTiles::scratch_bytes
+  unsigned char* scratch;  // a strip for each panel of slots
+  uint32_t fades;          // ChunkFade
+  int member;              // the warpgroup's number
 
   __device__ int token(int element) const { return row + place.row + element / 2 * 8; }
   __device__ int slot(int tile, int element) const { return tile * 8 + place.column + element % 2; }
-  __device__ SteepPlace steep_place() const { return {row, gate.length, args.gates.slots, lane}; }
+  __device__ bool is_steep(int tile, int element) const {
+    return (steep_slots >> (2 * tile + element % 2) & 1U) != 0;
+  }
+  // Which of the lane's slots are steep, once it is known whether any is.
+  __device__ void find_steep(bool any) {
+    any_steep = any;
+    steep_slots = 0;
+    if (any) {
+#pragma unroll 1
+      for (int i = 0; i < 2 * SlotTiles<slots>::tiles; ++i) {
+        const int m = slot(i / 2, i % 2);
+        steep_slots |= uint32_t(m < args.gates.slots && gate.is_steep(m)) << i;
+      }
+    }
+  }
+  __device__ SteepPlace steep_place() const {
+    return {row, gate.length, args.gates.slots, lane};
+  }
   __device__ int64_t index(int tile, int half) const {
     return base + int64_t(place.row + half * 8) * slots + tile * 8 + place.column;
   }
-  __device__ float2 decay(int tile, int half) const {
-    return *reinterpret_cast<const float2*>(gate.decay + (row + place.row + half * 8) * slots +
-                                            tile * 8 + place.column);
+  // e^b.
+  __device__ float2 fade(int tile, int half) const {
+    return fade_at(token(2 * half), tile);
+  }
+  __device__ float2 fade_at(int of_row, int tile) const {
+    if constexpr (ChunkFade<slots>::is_kept) {
+      return load_pair(fade_address(of_row, tile));
+    } else {
+      const float2 b =
+          *reinterpret_cast<const float2*>(gate.decay + of_row * slots + tile * 8 + place.column);
+      return make_float2(ChunkFade<slots>::of(b.x), ChunkFade<slots>::of(b.y));
+    }
+  }
+  __device__ uint32_t fade_address(int of_row, int tile) const {
+    return turn_bits(fades + ChunkFade<slots>::offset(of_row, 0) + place.column * sizeof(float),
+                     tile * 2 * piece_bytes);
+  }
+  // A barrier of the warps that work on one of the block's query heads.
+  template <int members>
+  __device__ void sync_member() const {
+    if constexpr (members == 1) {
+      __syncthreads();
+    } else if (member == 0) {
+      sync_threads<1>(warpgroup_threads);
+    } else {
+      sync_threads<2>(warpgroup_threads);
+    }
   }
 };
 
@@ -91,7 +223,7 @@ __device__ void mask_later(const ReadStrip<slots>& strip, StripAccumulator& a) {
   for (int tile = 0; tile < panel_tiles; ++tile) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      a[tile][i] = strip.slot(tile, i) <= strip.token(i) ? a[tile][i] : 0.0F;
+      a[tile][i] = tile * 8 + i % 2 <= strip.token(i) - strip.place.column ? a[tile][i] : 0.0F;
     }
   }
 }
@@ -154,12 +286,12 @@ template <int slots>
 __device__ void apply_gate(const ReadStrip<slots>& strip, const StripOperand& a,
                            SlotAccumulator<slots>& acc) {
 #pragma unroll
-  for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float2 b = strip.decay(tile, half);
-      acc[tile][2 * half] *= __expf(b.x);
-      acc[tile][2 * half + 1] *= __expf(b.y);
+      const float2 fade = strip.fade(tile, half);
+      acc[tile][2 * half] *= fade.x;
+      acc[tile][2 * half + 1] *= fade.y;
     }
   }
   if (!strip.any_steep) {
@@ -167,7 +299,7 @@ __device__ void apply_gate(const ReadStrip<slots>& strip, const StripOperand& a,
   }
   write_strip(strip.scratch, a, strip.lane);
   __syncwarp();
-  SteepShare<ReadTiles<slots>::tiles> share;
+  SteepShare<SlotTiles<slots>::tiles> share;
   add_up_steep_scores<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
   share.add_to(acc);
   __syncwarp();
@@ -177,7 +309,7 @@ __device__ void apply_gate(const ReadStrip<slots>& strip, const StripOperand& a,
 template <int slots>
 __device__ void write_plain(const ReadStrip<slots>& strip, const SlotAccumulator<slots>& r) {
 #pragma unroll
-  for (int panel = 0; panel < ReadTiles<slots>::panels; ++panel) {
+  for (int panel = 0; panel < SlotTiles<slots>::panels; ++panel) {
     StripOperand plain;
     to_operand(plain, r + panel * panel_tiles);
     write_strip(strip.scratch + panel * strip_bytes, plain, strip.lane);
@@ -203,37 +335,36 @@ __device__ inline float quad_sum(float x) {
   return x + __shfl_xor_sync(~0U, x, 2);
 }
 
-// Softmax over the slots that exist, in place; the padded ones become 0, and tokens past the end.
+// Softmax over the slots that exist, of the half of a lane's rows and in place; the padded ones
+// become 0, and tokens past the end.
 template <int slots>
-__device__ void softmax(const ReadStrip<slots>& strip, SlotAccumulator<slots>& u) {
+__device__ void softmax(const ReadStrip<slots>& strip, SlotAccumulator<slots>& u, int half) {
+  const int slots_left = strip.args.gates.slots - strip.place.column;
+  float largest = -INFINITY;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    float largest = -INFINITY;
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
 #pragma unroll
-    for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-#pragma unroll
-      for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        u[tile][i] = strip.slot(tile, i) < strip.args.gates.slots ? u[tile][i] : -INFINITY;
-        largest = fmaxf(largest, u[tile][i]);
-      }
+    for (int i = 2 * half; i < 2 * half + 2; ++i) {
+      u[tile][i] = tile * 8 + i % 2 < slots_left ? u[tile][i] : -INFINITY;
+      largest = fmaxf(largest, u[tile][i]);
     }
-    largest = quad_max(largest);
-    float sum = 0.0F;
+  }
+  largest = quad_max(largest);
+  float sum = 0.0F;
 #pragma unroll
-    for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
 #pragma unroll
-      for (int i = 2 * half; i < 2 * half + 2; ++i) {
-        u[tile][i] = __expf(u[tile][i] - largest);
-        sum += u[tile][i];
-      }
+    for (int i = 2 * half; i < 2 * half + 2; ++i) {
+      u[tile][i] = __expf(u[tile][i] - largest);
+      sum += u[tile][i];
     }
-    const float total = quad_sum(sum);
-    const float inverse = strip.token(2 * half) < strip.gate.length ? 1.0F / total : 0.0F;
+  }
+  const float total = quad_sum(sum);
+  const float inverse = strip.token(2 * half) < strip.gate.length ? fast_reciprocal(total) : 0.0F;
 #pragma unroll
-    for (int tile = 0; tile < ReadTiles<slots>::tiles; ++tile) {
-      u[tile][2 * half] *= inverse;
-      u[tile][2 * half + 1] *= inverse;
-    }
+  for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
+    u[tile][2 * half] *= inverse;
+    u[tile][2 * half + 1] *= inverse;
   }
 }
 

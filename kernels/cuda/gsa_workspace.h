@@ -33,6 +33,9 @@ struct GsaSizes {
   int64_t slots;        // padded
   int64_t key_dim;      // padded
   int64_t value_dim;    // padded
+  // Query heads that a block of a read-out takes side by side: two of a group where they share
+  // states, and where shared memory has room.
+  int64_t side_by_side;
 
   explicit GsaSizes(const GsaForward& args)
       : sequences(args.sequences.count()),
@@ -43,7 +46,8 @@ struct GsaSizes {
                                                                        : args.heads()),
         slots(gsa_round_up(args.slots())),
         key_dim(gsa_round_up(args.key_dim())),
-        value_dim(gsa_round_up(args.value_dim())) {}
+        value_dim(gsa_round_up(args.value_dim())),
+        side_by_side(slots == gsa_tile && query_heads / state_heads % 2 == 0 ? 2 : 1) {}
 
   // Elements of a tensor [chunks, head_count, gsa_chunk, slots].
   size_t by_slot(int64_t head_count) const {
@@ -75,7 +79,7 @@ struct GsaSegments {
   GsaSegments(const GsaSizes& sizes, int64_t heads) : count(sizes.sequences) {
     const int64_t dims = sizes.key_dim + sizes.value_dim;
     const int64_t blocks = sizes.sequences * heads * (dims / gsa_tile);
-    if (blocks == 0 || 2 * blocks > blocks_wanted) {
+    if (blocks == 0 || 2 * blocks >= blocks_wanted) {
       return;
     }
     const int64_t wanted = blocks_wanted / blocks * sizes.sequences;
@@ -231,11 +235,11 @@ struct GsaBackwardWorkspace {
   GsaSegmentParts segments;  // of the scan
   GsaFlowParts flow;         // of the forward pass, if it runs again
   size_t saved;              // GsaSaved, computed again where the caller kept nothing
-  size_t own_gradients;      // [chunks, H_q, gsa_chunk, slots] float32: of the gate, as far as the
-                             //   chunk's own tokens go
-  size_t own_totals;         // [chunks, H_q, slots] float32: p dp + u du - s ds of them, summed
-  size_t probabilities;      // [chunks, H_q, gsa_chunk, slots], bfloat16, of steep chunks: p
-  size_t score_gradients;    // p's gradient through the softmax, scale du
+  // Of the gate, by query heads that a block reads side by side, in float32:
+  size_t own_gradients;  // [chunks, blocks, gsa_chunk, slots]: as far as the chunk's own tokens go
+  size_t own_totals;     // [chunks, blocks, slots]: p dp + u du - s ds of them, summed
+  size_t probabilities;  // [chunks, H_q, gsa_chunk, slots], bfloat16, of steep chunks: p
+  size_t score_gradients;      // p's gradient through the softmax, scale du
   size_t gated_probabilities;  // the same of all chunks: p e^b
   size_t gated_gradients;      // scale du e^b
   size_t value_weights;        // [chunks, H_q, gsa_chunk, gsa_chunk] bfloat16: tril((p e^b) g^T)
@@ -262,8 +266,9 @@ struct GsaBackwardWorkspace {
     const size_t operand = sizes.by_slot(heads) * bfloat16_bytes;
     const size_t weights = sizes.by_token(heads) * bfloat16_bytes;
     saved = layout.add(args.forward.saved ? 0 : GsaSaved(sizes).bytes);
-    own_gradients = layout.add(sizes.by_slot(heads) * sizeof(float));
-    own_totals = layout.add(size_t(sizes.chunks * heads * sizes.slots) * sizeof(float));
+    const int64_t readers = heads / sizes.side_by_side;
+    own_gradients = layout.add(sizes.by_slot(readers) * sizeof(float));
+    own_totals = layout.add(size_t(sizes.chunks * readers * sizes.slots) * sizeof(float));
     probabilities = layout.add(operand);
     score_gradients = layout.add(operand);
     gated_probabilities = layout.add(operand);

@@ -82,19 +82,23 @@ __device__ inline void wait_copies() {
 }
 
 // Begins copying `rows` rows of 64 columns into a panel, by `threads` threads; zeros past
-// `valid_rows` and `valid_columns` (a multiple of 8).
+// `valid_rows` and `valid_columns` (a multiple of 8). Nothing is read where zeros are written.
 template <int rows, int threads>
 __device__ inline void copy_panel(uint32_t panel, const bfloat16* source, int64_t stride,
                                   int valid_rows, int valid_columns, int thread) {
-  static_assert(rows * row_pieces % threads == 0);
+  constexpr int rows_at_once = threads / row_pieces;
+  static_assert(rows % rows_at_once == 0 && rows_at_once % 8 == 0);
+  const int first_row = thread / row_pieces;
+  const int piece = thread % row_pieces;
+  const int rows_left = piece * piece_columns < valid_columns ? valid_rows - first_row : 0;
+  const uint32_t target = panel + panel_offset(first_row, piece);
+  const bfloat16* from = source + first_row * stride + piece * piece_columns;
+  const int64_t step = rows_at_once * stride;
 #pragma unroll
-  for (int i = 0; i < rows * row_pieces / threads; ++i) {
-    const int index = i * threads + thread;
-    const int row = index / row_pieces;
-    const int piece = index % row_pieces;
-    const bool valid = row < valid_rows && piece * piece_columns < valid_columns;
-    const bfloat16* from = valid ? source + row * stride + piece * piece_columns : source;
-    copy_piece(panel + panel_offset(row, piece), from, valid);
+  for (int i = 0; i < rows / rows_at_once; ++i) {
+    const int row = i * rows_at_once;
+    copy_piece(target + uint32_t(row * panel_row_bytes), from, row < rows_left);
+    from += step;
   }
 }
 
@@ -102,6 +106,13 @@ __device__ inline void load_matrices(uint32_t (&r)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address)
+               : "memory");
+}
+
+__device__ inline void store_matrices(uint32_t address, uint32_t r0, uint32_t r1, uint32_t r2,
+                                      uint32_t r3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(address),
+               "r"(r0), "r"(r1), "r"(r2), "r"(r3)
                : "memory");
 }
 
@@ -163,16 +174,11 @@ __device__ inline void scale_rows(StripAccumulator& c, float low, float high) {
 
 // Writes a strip into 16 rows of a panel (`panel` is the address of the first, a multiple of 8).
 __device__ inline void write_strip(unsigned char* panel, const StripOperand& a, int lane) {
-  const LanePlace place(lane);
-  const uint32_t first = panel_offset(place.row, 0) + place.column * sizeof(bfloat16);
+  const uint32_t rows = shared_address(panel) + lane_rows(lane);
 #pragma unroll
   for (int step = 0; step < panel_steps; ++step) {
-#pragma unroll
-    for (int part = 0; part < 4; ++part) {
-      const uint32_t piece = step * 2 + part / 2;
-      const uint32_t down = part % 2 * 8 * panel_row_bytes;
-      *reinterpret_cast<uint32_t*>(panel + (first ^ (piece * piece_bytes)) + down) = a[step][part];
-    }
+    store_matrices(rows ^ (uint32_t(step) * two_pieces), a[step][0], a[step][1], a[step][2],
+                   a[step][3]);
   }
 }
 
