@@ -6,8 +6,6 @@
 // count: four an element.
 #pragma once
 
-#include <cuda_fp16.h>
-
 #include "kernels/cuda/mma.h"
 
 namespace gsa::kernels::cuda {
@@ -35,13 +33,6 @@ __device__ inline uint32_t times_slope(uint32_t gradients, uint32_t inputs) {
   const float2 x = unpack_pair(inputs);
   const float2 gradient = unpack_pair(gradients);
   return pack_pair(gradient.x * fast_swish_slope(x.x), gradient.y * fast_swish_slope(x.y));
-}
-
-// The slopes at a pair of inputs in half precision, 2^-11 of a slope.
-__device__ inline uint32_t slope_pair(uint32_t inputs) {
-  const float2 x = unpack_pair(inputs);
-  const __half2 slopes = __floats2half2_rn(fast_swish_slope(x.x), fast_swish_slope(x.y));
-  return reinterpret_cast<const uint32_t&>(slopes);
 }
 
 // Swish of 16-byte pieces in shared memory that are `distance` bytes apart, the first `existing` of
@@ -100,25 +91,7 @@ struct SwishInputs {
                       : make_uint4(0, 0, 0, 0);
     }
   }
-  // Turns the inputs into slopes, for times_slopes.
-  __device__ void to_slopes() {
-#pragma unroll
-    for (uint4& x : pieces) {
-      x = make_uint4(slope_pair(x.x), slope_pair(x.y), slope_pair(x.z), slope_pair(x.w));
-    }
-  }
 };
-
-// A piece of gradients of swish times a piece of its slopes.
-__device__ inline uint4 times_slopes(uint4 gradients, uint4 slopes) {
-  const auto product = [](uint32_t pair, uint32_t of_slopes) {
-    const float2 gradient = unpack_pair(pair);
-    const float2 slope = __half22float2(reinterpret_cast<const __half2&>(of_slopes));
-    return pack_pair(gradient.x * slope.x, gradient.y * slope.y);
-  };
-  return make_uint4(product(gradients.x, slopes.x), product(gradients.y, slopes.y),
-                    product(gradients.z, slopes.z), product(gradients.w, slopes.w));
-}
 
 // A piece of gradients of swish times its slope at a piece of inputs.
 __device__ inline uint4 times_swish_slope(uint4 gradients, uint4 inputs) {
