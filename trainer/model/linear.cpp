@@ -35,28 +35,34 @@ void linear_backward_weight(Pass& pass, ConstTensor input, const Parameter& para
                                 .c = parameter.gradient()});
 }
 
+namespace {
+
+kernels::DecodeLinear decode_product(ConstTensor input, const NormBefore& norm,
+                                     const Parameter& parameter, Tensor output) {
+  return {.input = input,
+          .norm = norm.kind,
+          .norm_weight = norm.weight,
+          .epsilon = norm.epsilon,
+          .weight = parameter.weight(),
+          .residual = {},
+          .output = output};
+}
+
+}  // namespace
+
 void linear_decode(kernels::DecodeStep& step, ConstTensor input, const NormBefore& norm,
                    const Parameter& parameter, kernels::DecodeActivation activation,
                    Tensor output) {
-  step.operations.emplace_back(kernels::DecodeLinear{.input = input,
-                                                     .norm = norm.kind,
-                                                     .norm_weight = norm.weight,
-                                                     .epsilon = norm.epsilon,
-                                                     .weight = parameter.weight(),
-                                                     .activation = activation,
-                                                     .residual = {},
-                                                     .output = output});
+  kernels::DecodeLinear product = decode_product(input, norm, parameter, output);
+  product.activation = activation;
+  step.operations.emplace_back(product);
 }
 
 void linear_decode_onto(kernels::DecodeStep& step, ConstTensor input, const NormBefore& norm,
                         const Parameter& parameter, Tensor stream) {
-  step.operations.emplace_back(kernels::DecodeLinear{.input = input,
-                                                     .norm = norm.kind,
-                                                     .norm_weight = norm.weight,
-                                                     .epsilon = norm.epsilon,
-                                                     .weight = parameter.weight(),
-                                                     .residual = stream,
-                                                     .output = stream});
+  kernels::DecodeLinear product = decode_product(input, norm, parameter, stream);
+  product.residual = stream;
+  step.operations.emplace_back(product);
 }
 
 }  // namespace gsa
