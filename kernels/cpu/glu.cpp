@@ -69,4 +69,24 @@ void swiglu_backward(Stream& /*stream*/, const SwigluBackward& args) {
   });
 }
 
+size_t swiglu_product_forward_workspace(const SwigluProductForward& args) {
+  return matmul_workspace(args.product());
+}
+void swiglu_product_forward(Stream& stream, const SwigluProductForward& args,
+                            std::byte* workspace) {
+  matmul(stream, args.product(), workspace);
+  if (args.output) {
+    cpu::swiglu_forward(stream, args.activation());
+  }
+}
+
+size_t swiglu_product_backward_workspace(const SwigluProductBackward& args) {
+  return matmul_workspace(args.product());
+}
+void swiglu_product_backward(Stream& stream, const SwigluProductBackward& args,
+                             std::byte* workspace) {
+  matmul(stream, args.product(), workspace);
+  cpu::swiglu_backward(stream, args.activation());
+}
+
 }  // namespace gsa::kernels::cpu

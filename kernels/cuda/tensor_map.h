@@ -23,6 +23,26 @@ inline PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
   return encoder;
 }
 
+// A map of a matrix whose rows are `stride` elements apart: boxes of `box_rows` rows of 64 columns.
+// Memory and rows begin at multiples of 16 bytes.
+inline CUtensorMap map_panels(const Rows<const bfloat16>& matrix, int64_t rows, int64_t columns,
+                              int box_rows) {
+  CUtensorMap map;
+  const cuuint64_t sizes[2] = {cuuint64_t(columns), cuuint64_t(rows)};
+  const cuuint64_t stride = cuuint64_t(rows > 1 ? matrix.stride : columns) * sizeof(bfloat16);
+  const cuuint32_t box[2] = {panel_columns, cuuint32_t(box_rows)};
+  const cuuint32_t steps[2] = {1, 1};
+  const CUresult result = tensor_map_encoder()(
+      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<bfloat16*>(matrix.data), sizes, &stride,
+      box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    throw DeviceError("the CUDA driver takes no tensor map of [" + std::to_string(rows) + ", " +
+                      std::to_string(columns) + "]: error " + std::to_string(int(result)));
+  }
+  return map;
+}
+
 // A map of [rows, heads, dim], rows `stride` elements apart: boxes of 64 rows of one head.
 inline CUtensorMap map_boxes(const bfloat16* data, int64_t rows, int64_t heads, int64_t dim,
                              int64_t stride) {

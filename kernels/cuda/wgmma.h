@@ -89,10 +89,6 @@ __device__ inline void warpgroup_step(float (*c)[4], uint64_t a, uint64_t b) {
                  "n"(right == PanelRows::depth ? 1 : 0));
 }
 
-#undef GSA_ACCUMULATORS
-#undef GSA_TILE
-#undef GSA_TILES
-
 // c += a b over a whole panel of depth 64.
 template <PanelRows rows>
 __device__ inline void warpgroup_panel(float (*c)[4], const StripOperand& a, uint32_t panel) {
@@ -113,9 +109,9 @@ __device__ inline void warpgroup_panels(float (*c)[4], uint32_t left_panel, uint
   }
 }
 
-// c += a b, or c = a b unless it `adds`, for 32, 64 or 128 columns and one step of depth 16; both
-// from shared memory. A left or right operand by depth of more than 64 rows or columns goes on in
-// the panel that its descriptor says.
+// c += a b, or c = a b unless it `adds`, for 32, 64, 128 or 256 columns and one step of depth 16;
+// both from shared memory. A left or right operand by depth of more than 64 rows or columns goes on
+// in the panel that its descriptor says.
 template <PanelRows left, PanelRows right>
 __device__ inline void warpgroup_product(float (&c)[4][4], uint64_t a, uint64_t b, bool adds) {
   asm volatile(
@@ -171,5 +167,29 @@ __device__ inline void warpgroup_product(float (&c)[16][4], uint64_t a, uint64_t
       : "l"(a), "l"(b), "r"(int(adds)), "n"(left == PanelRows::depth ? 1 : 0),
         "n"(right == PanelRows::depth ? 1 : 0));
 }
+
+template <PanelRows left, PanelRows right>
+__device__ inline void warpgroup_product(float (&c)[32][4], uint64_t a, uint64_t b, bool adds) {
+  asm volatile(
+      "{\n.reg .pred adds;\nsetp.ne.b32 adds, %130, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
+      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
+      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "
+      "%127}, "
+      "%128, %129, adds, 1, 1, %131, %132;\n}\n"
+      : GSA_TILES(c), GSA_TILES((c + 8)), GSA_TILES((c + 16)), GSA_TILES((c + 24))
+      : "l"(a), "l"(b), "r"(int(adds)), "n"(left == PanelRows::depth ? 1 : 0),
+        "n"(right == PanelRows::depth ? 1 : 0));
+}
+
+#undef GSA_ACCUMULATORS
+#undef GSA_TILE
+#undef GSA_TILES
 
 }  // namespace gsa::kernels::cuda

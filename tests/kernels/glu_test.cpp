@@ -90,6 +90,62 @@ TEST_P(CpuSwiglu, BackwardNeedsNoOutput) {
   EXPECT_LT(relative_error(grad.values(), expected_.grad_gate_up), tolerance());
 }
 
+// The matrix [rows, columns] = a b, or a b^T, in double.
+std::vector<double> product(const HostTensor& a, const HostTensor& b, int64_t rows, int64_t columns,
+                            int64_t depth, bool transposed) {
+  std::vector<double> c(rows * columns, 0.0);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < columns; ++j) {
+      for (int64_t k = 0; k < depth; ++k) {
+        c[i * columns + j] +=
+            a.get(i * depth + k) * (transposed ? b.get(j * depth + k) : b.get(k * columns + j));
+      }
+    }
+  }
+  return c;
+}
+
+constexpr int64_t hidden = 21;
+
+TEST_P(CpuSwiglu, WithTheProductInFrontIsItsDefinition) {
+  const auto input = HostTensor::random(GetParam(), {rows, hidden}, random_, -1, 1, padding);
+  const auto weight = HostTensor::random(GetParam(), {2 * width, hidden}, random_, -1, 1);
+  const HostTensor gate_up(GetParam(), {rows, 2 * width}, padding);
+  const HostTensor output(GetParam(), {rows, width}, padding + 1);
+  SwigluProductForward args{.input = input, .weight = weight, .gate_up = gate_up, .output = output};
+  swiglu_product_forward(stream_, args);
+  EXPECT_LT(relative_error(gate_up.values(), product(input, weight, rows, 2 * width, hidden, true)),
+            tolerance());
+  EXPECT_LT(relative_error(output.values(), definition(gate_up, grad_output_).output), tolerance());
+  EXPECT_TRUE(gate_up.gaps_are_untouched() && output.gaps_are_untouched());
+  const HostTensor alone(GetParam(), {rows, 2 * width}, padding);
+  args.gate_up = alone;
+  args.output = {};
+  swiglu_product_forward(stream_, args);
+  EXPECT_EQ(alone.values(), gate_up.values());
+}
+
+TEST_P(CpuSwiglu, WithTheProductBehindGoesBackThroughBoth) {
+  const auto grad = HostTensor::random(GetParam(), {rows, hidden}, random_, -1, 1, padding);
+  const auto weight = HostTensor::random(GetParam(), {hidden, width}, random_, -1, 1);
+  const HostTensor output(GetParam(), {rows, width}, padding + 1);
+  const HostTensor grad_gate_up(GetParam(), {rows, 2 * width}, padding + 3);
+  HostTensor grad_activated(GetParam(), {rows, width});
+  const auto expected_gradient = product(grad, weight, rows, width, hidden, false);
+  for (int64_t i = 0; i < rows * width; ++i) {
+    grad_activated.set(i, expected_gradient[i]);
+  }
+  const Expected expected = definition(gate_up_, grad_activated);
+  swiglu_product_backward(stream_, {.grad_product = grad,
+                                    .weight = weight,
+                                    .gate_up = gate_up_,
+                                    .output = output,
+                                    .grad_gate_up = grad_gate_up});
+  EXPECT_LT(relative_error(output.values(), expected.output), tolerance());
+  EXPECT_LT(relative_error(grad_gate_up.values(), expected.grad_gate_up), tolerance());
+  EXPECT_TRUE(output.gaps_are_untouched() && grad_gate_up.gaps_are_untouched());
+}
+
 TEST(CpuSwiglu64, BackwardMatchesCentralDifferences) {
   constexpr auto dtype = DType::float64;
   test::Random random(5);
@@ -123,6 +179,20 @@ TEST(CpuSwigluErrors, ShapesAndDtypesAreChecked) {
       swiglu_backward(
           stream, {.gate_up = even, .grad_output = output, .output = {}, .grad_gate_up = output}),
       std::invalid_argument);
+  const HostTensor weight(DType::float32, {6, 4});
+  const HostTensor input(DType::float32, {2, 4});
+  EXPECT_THROW(swiglu_product_forward(
+                   stream, {.input = output, .weight = weight, .gate_up = even, .output = output}),
+               std::invalid_argument);
+  EXPECT_THROW(swiglu_product_forward(
+                   stream, {.input = input, .weight = weight, .gate_up = even, .output = even}),
+               std::invalid_argument);
+  EXPECT_THROW(swiglu_product_backward(stream, {.grad_product = input,
+                                                .weight = weight,
+                                                .gate_up = even,
+                                                .output = output,
+                                                .grad_gate_up = even}),
+               std::invalid_argument);
 }
 
 }  // namespace

@@ -118,9 +118,12 @@ class Bandwidth : public testing::Test {
     std::printf("  %-44s %8.3f ms %7.0f GB/s %5.0f %%\n", name, ms, rate, 100 * rate / copy_rate_);
   }
 
+  void measure_flops(const char* name, double flops, const std::function<void()>& run) {
+    const double ms = median_ms(run);
+    std::printf("  %-44s %8.3f ms %7.0f TFLOP/s\n", name, ms, flops / ms / 1e9);
+  }
   void measure_product(const char* name, const Matmul& args) {
-    const double ms = median_ms([&] { matmul(stream(), args); });
-    std::printf("  %-44s %8.3f ms %7.0f TFLOP/s\n", name, ms, args.flops() / ms / 1e9);
+    measure_flops(name, args.flops(), [&] { matmul(stream(), args); });
   }
 
   std::unique_ptr<Bench> bench_;
@@ -295,6 +298,30 @@ TEST_F(Bandwidth, OfProducts) {
                      .accumulate = Accumulate::yes,
                      .c = grad_w});
   }
+}
+
+TEST_F(Bandwidth, OfProductsWithSwiglu) {
+  const Tensor x = half("product x", {tokens, hidden});
+  const Tensor gate_up = half("gate up", {tokens, 2 * glu_width});
+  const Tensor glu = half("glu", {tokens, glu_width});
+  const SwigluProductForward forward{.input = x,
+                                     .weight = half("product w", {2 * glu_width, hidden}),
+                                     .gate_up = gate_up,
+                                     .output = glu};
+  measure_flops("gate/up forward with swiglu", forward.flops(),
+                [&] { swiglu_product_forward(stream(), forward); });
+  SwigluProductForward alone = forward;
+  alone.output = {};
+  measure_flops("gate/up forward, the same without", forward.flops(),
+                [&] { swiglu_product_forward(stream(), alone); });
+  const SwigluProductBackward backward{
+      .grad_product = x,
+      .weight = half("down w", {hidden, glu_width}),
+      .gate_up = gate_up,
+      .output = glu,
+      .grad_gate_up = half("grad gate up", {tokens, 2 * glu_width})};
+  measure_flops("down data gradient with swiglu", backward.flops(),
+                [&] { swiglu_product_backward(stream(), backward); });
 }
 
 }  // namespace
