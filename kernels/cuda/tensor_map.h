@@ -25,17 +25,19 @@ inline PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
 
 // A map of a matrix whose rows are `stride` elements apart: boxes of `box_rows` rows of 64 columns.
 // Memory and rows begin at multiples of 16 bytes.
-inline CUtensorMap map_panels(const Rows<const bfloat16>& matrix, int64_t rows, int64_t columns,
-                              int box_rows) {
+inline CUtensorMap map_panels(const ConstTensor& matrix, int box_rows) {
+  const int64_t rows = matrix.dim(0);
+  const int64_t columns = matrix.dim(1);
   CUtensorMap map;
   const cuuint64_t sizes[2] = {cuuint64_t(columns), cuuint64_t(rows)};
-  const cuuint64_t stride = cuuint64_t(rows > 1 ? matrix.stride : columns) * sizeof(bfloat16);
+  const cuuint64_t stride = cuuint64_t(rows > 1 ? matrix.row_stride() : columns) * sizeof(bfloat16);
   const cuuint32_t box[2] = {panel_columns, cuuint32_t(box_rows)};
   const cuuint32_t steps[2] = {1, 1};
-  const CUresult result = tensor_map_encoder()(
-      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<bfloat16*>(matrix.data), sizes, &stride,
-      box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      tensor_map_encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
+                           const_cast<bfloat16*>(rows_of<bfloat16>(matrix).data), sizes, &stride,
+                           box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     throw DeviceError("the CUDA driver takes no tensor map of [" + std::to_string(rows) + ", " +
                       std::to_string(columns) + "]: error " + std::to_string(int(result)));

@@ -2,16 +2,19 @@
 // what products with an element-wise operation at their end (swiglu_product*.cu) have in common.
 //
 // A block is three warpgroups. Two multiply, 64 rows of the tile each, with its 256 columns in
-// registers. One thread of the third copies: a *stage* of the ring is 64 of the depth of both
-// operands, 16 KB of the left one and 32 KB of the right one, that report to the stage's `full`
-// barrier. Two blocks of a cluster have tiles below each other, and so the same right operand:
-// each copies half of it to both, so that a multiprocessor asks the L2 cache for 32 KB a stage
-// instead of 48. A stage is copied into again when all warps that multiply, of both blocks, have
-// arrived at its `empty` barrier.
+// registers. A thread of the third one's last warp copies: a *stage* of the ring is 64 of the depth
+// of both operands, 16 KB of the left one and 32 KB of the right one, that report to the stage's
+// `full` barrier. Two blocks of a cluster have tiles below each other, and so the same right
+// operand: each copies half of it to both, so that a multiprocessor asks the L2 cache for 32 KB a
+// stage instead of 48. A stage is copied into again when all warps that multiply, of both blocks,
+// have arrived at its `empty` barrier.
 //
-// Blocks stay for as many tiles as there are: a tile's first stages are copied while the one before
-// is finished. Tiles that are computed at the same time lie in a square, `tile_group` clusters of
-// rows high, so that what they share is in the L2 cache.
+// A tile that is done is rounded into eight panels of shared memory, four a warpgroup, and the
+// other three warps *finish* it from there, while the next tile is multiplied: tensor cores wait
+// for nothing but the rounding.
+//
+// Blocks stay for as many tiles as there are. Tiles that are computed at the same time lie in a
+// square, `tile_group` clusters of rows high, so that what they share is in the L2 cache.
 #pragma once
 
 #include <algorithm>
@@ -24,8 +27,9 @@ namespace gsa::kernels::cuda::tile_product {
 
 inline constexpr int groups = 2;  // warpgroups that multiply
 inline constexpr int threads = (groups + 1) * warpgroup_threads;
-inline constexpr int copier_registers = 40;
-inline constexpr int group_registers = 232;
+inline constexpr int finishers = warpgroup_threads - warp_size;  // threads
+inline constexpr int group_registers = 192;
+inline constexpr int other_registers = 128;
 
 inline constexpr int cluster = 2;
 inline constexpr int group_rows = 64;
@@ -33,12 +37,23 @@ inline constexpr int tile_rows = groups * group_rows;
 inline constexpr int cluster_rows = cluster * tile_rows;
 inline constexpr int tile_columns = 256;
 inline constexpr int column_tiles = tile_columns / 8;
+inline constexpr int group_panels = tile_columns / panel_columns;  // of a warpgroup's rows
 inline constexpr int tile_group = 8;
 
 inline constexpr int left_bytes = tile_rows * panel_row_bytes;
 inline constexpr int right_bytes = tile_columns * panel_row_bytes;
 inline constexpr int right_half = right_bytes / cluster;
 inline constexpr int stage_bytes = left_bytes + right_bytes;
+inline constexpr int stages = 3;
+inline constexpr int ring_bytes = stages * stage_bytes;
+inline constexpr int result_bytes = groups * group_panels * panel_bytes;
+inline constexpr int barrier_bytes = 2 * stages * 8;
+inline constexpr int shared_bytes = ring_bytes + result_bytes + barrier_bytes;
+
+// Barriers by number: results are there to be finished, and may be written over.
+inline constexpr int filled_barrier = 1;
+inline constexpr int drained_barrier = 2;
+inline constexpr int result_threads = groups * warpgroup_threads + finishers;
 
 using Accumulators = float[column_tiles][4];
 
@@ -99,31 +114,9 @@ __device__ inline void copy_panels_to_both(uint32_t target, const CUtensorMap& m
       : "memory");
 }
 
-// Copies of panels to memory, in groups that a thread waits for.
-__device__ inline void copy_panel_out(const CUtensorMap& map, int column, int row,
-                                      uint32_t source) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];\n" ::"l"(
-          &map),
-      "r"(source), "r"(column), "r"(row)
-      : "memory");
-}
-__device__ inline void commit_copies_out() {
-  asm volatile("cp.async.bulk.commit_group;\n" ::: "memory");
-}
-// Until shared memory has been read by all but the last `pending` groups.
-template <int pending>
-__device__ inline void wait_copies_out() {
-  asm volatile("cp.async.bulk.wait_group.read %0;\n" ::"n"(pending) : "memory");
-}
-
 // The stages, their barriers, and which comes next.
-template <int stages>
 class Ring {
  public:
-  static constexpr int bytes = stages * stage_bytes;
-  static constexpr int barrier_bytes = 2 * stages * 8;
-
   // `shared` at a multiple of 1024 bytes.
   __device__ Ring(uint32_t shared, uint32_t barriers) : shared_(shared), barriers_(barriers) {}
 
@@ -144,10 +137,12 @@ class Ring {
   }
   // A warp that multiplies: until the next stage is there.
   __device__ void wait_stage() const { wait_barrier(full(stage_), phase_); }
-  // A warp no longer reads the stage, nor the other block's copy of it.
+  // A warp no longer reads the stage: both blocks copy into it. Its products have ended, and
+  // nothing it wrote is handed over: no order of memory is asked for, which would cost a
+  // microsecond.
   __device__ void release(int stage, int lane) const {
     if (lane < cluster) {
-      asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];\n" ::"r"(
+      asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];\n" ::"r"(
                        address_in_block(empty(stage), lane))
                    : "memory");
     }
@@ -176,9 +171,9 @@ class Ring {
 
 // c = the tile's product, for the 64 rows of a warpgroup. `right` says how the panels of the right
 // operand lie (mma.h).
-template <PanelRows right, int stages>
-__device__ __forceinline__ void multiply_tile(Accumulators& c, Ring<stages>& ring, int steps,
-                                              int group, int lane) {
+template <PanelRows right>
+__device__ __forceinline__ void multiply_tile(Accumulators& c, Ring& ring, int steps, int group,
+                                              int lane) {
   int before = 0;
   for (int step = 0; step < steps; ++step) {
     ring.wait_stage();
@@ -204,19 +199,134 @@ __device__ __forceinline__ void multiply_tile(Accumulators& c, Ring<stages>& rin
   hold(c, column_tiles);
 }
 
-// Launches a kernel of tiles: as many clusters as run at once, or as there are tiles.
-template <typename Args>
-void launch_tiles(Stream& stream, void (*kernel)(Args), const Args& args, const Tiles& tiles,
-                  int shared_bytes, const char* name) {
+// What is known of a product to the parts of a block. `Product` has
+//   CUtensorMap left;                    boxes of tile_rows rows
+//   Tiles tiles;
+//   static constexpr PanelRows right;    how panels of the right operand lie
+//   copy_right(ring, place, step, rank)  begins copying this block's half of a stage's right
+//   operand finish(panels, place, thread, wait)  by a warpgroup: takes a tile's results, rounded to
+//                                        bfloat16, to where they go. They are there after wait(),
+//                                        four panels of 64 x 64 for the first 64 rows, then four.
+
+// The thread that copies.
+template <typename Product>
+__device__ __forceinline__ void copy_stages(const Product& product, Ring ring, int rank) {
+  each_tile(product.tiles, rank, [&](const TilePlace& place) {
+    for (int step = 0; step < product.tiles.steps; ++step) {
+      ring.begin_stage();
+      copy_panels(ring.left(), product.left, step * panel_columns, place.row, ring.full());
+      product.copy_right(ring, place, step, rank);
+      ring.advance();
+    }
+  });
+}
+
+// A warpgroup that multiplies.
+template <typename Product>
+__device__ __forceinline__ void multiply(const Product& product, Ring ring, unsigned char* results,
+                                         int group, int rank) {
+  const int lane = int(threadIdx.x) % warp_size;
+  const int warp = int(threadIdx.x) % warpgroup_threads / warp_size;
+  unsigned char* strip = results + group * group_panels * panel_bytes + warp * strip_bytes;
+  each_tile(product.tiles, rank, [&](const TilePlace&) {
+    Accumulators c;
+    multiply_tile<Product::right>(c, ring, product.tiles.steps, group, lane);
+    sync_threads<drained_barrier>(result_threads);
+#pragma unroll
+    for (int panel = 0; panel < group_panels; ++panel) {
+      StripOperand rounded;
+      to_operand(rounded, c + panel * panel_tiles);
+      write_strip(strip + panel * panel_bytes, rounded, lane);
+    }
+    arrive_threads(filled_barrier, result_threads);
+  });
+}
+
+// The warps that finish.
+template <typename Product>
+__device__ __forceinline__ void finish(const Product& product, const unsigned char* results,
+                                       int thread, int rank) {
+  each_tile(product.tiles, rank, [&](const TilePlace& place) {
+    product.finish(results, place, thread, [] { sync_threads<filled_barrier>(result_threads); });
+    arrive_threads(drained_barrier, result_threads);
+  });
+}
+
+template <typename Product>
+__global__ void __cluster_dims__(cluster, 1, 1) __launch_bounds__(threads, 1)
+    tile_kernel(const __grid_constant__ Product product) {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  unsigned char* results = memory + ring_bytes;
+  const Ring ring(shared_address(memory), shared_address(results + result_bytes));
+  const int rank = cluster_rank();
+  const int group = int(threadIdx.x) / warpgroup_threads;
+  if (threadIdx.x == 0) {
+    ring.init();
+  }
+  sync_cluster();
+  if (group < groups) {
+    take_registers<group_registers>();
+    multiply(product, ring, results, group, rank);
+    // Of the last tile, which nobody waits for otherwise.
+    sync_threads<drained_barrier>(result_threads);
+  } else {
+    give_registers<other_registers>();
+    const int thread = int(threadIdx.x) - groups * warpgroup_threads;
+    if (thread < finishers) {
+      arrive_threads(drained_barrier, result_threads);  // nothing is there yet
+      finish(product, results, thread, rank);
+    } else if (thread == finishers) {
+      copy_stages(product, ring, rank);
+    }
+    __syncwarp();
+  }
+  // What the other block still copies and says comes to this one's memory.
+  sync_cluster();
+}
+
+// As many clusters as run at once, or as there are tiles.
+template <typename Product>
+void launch_tiles(Stream& stream, const Product& product, const char* name) {
   int device = 0;
   int multiprocessors = 0;
   check(cudaGetDevice(&device), name);
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), name);
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+  check(cudaFuncSetAttribute(tile_kernel<Product>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             shared_bytes),
         name);
-  const int clusters = std::min(multiprocessors / cluster, tiles.count());
-  kernel<<<unsigned(clusters * cluster), threads, size_t(shared_bytes), native(stream)>>>(args);
+  const int clusters = std::min(multiprocessors / cluster, product.tiles.count());
+  tile_kernel<<<unsigned(clusters * cluster), threads, size_t(shared_bytes), native(stream)>>>(
+      product);
   check_launch(name);
+}
+
+// What a thread finishes at a time: 16 bytes of a row. The finishers take as many rows of 64
+// columns together as they have eighths; the rows of a tile are `rounds` times as many, the last
+// ones beyond it.
+struct Piece {
+  int row;     // of the tile
+  int column;  // of the 64
+  const uint4* result;
+
+  __device__ Piece(const unsigned char* results, int columns_panel, int round, int thread)
+      : row(round * (finishers / row_pieces) + thread / row_pieces),
+        column(thread % row_pieces * piece_columns),
+        result(reinterpret_cast<const uint4*>(
+            results + (row / group_rows * group_panels + columns_panel) * panel_bytes +
+            panel_offset(row % group_rows, thread % row_pieces))) {}
+};
+inline constexpr int rounds = (tile_rows * row_pieces + finishers - 1) / finishers;
+
+// Calls `f` with an index for each of the four words, pairs of bfloat16, of pieces.
+template <typename F>
+__device__ __forceinline__ void each_word(const F& f) {
+#pragma unroll
+  for (int i = 0; i < piece_bytes / int(sizeof(uint32_t)); ++i) {
+    f(i);
+  }
+}
+__device__ inline uint32_t& word_of(uint4& piece, int i) {
+  return reinterpret_cast<uint32_t*>(&piece)[i];
 }
 
 }  // namespace gsa::kernels::cuda::tile_product
