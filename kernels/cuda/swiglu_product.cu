@@ -44,6 +44,8 @@ struct SwigluProduct {
                         ring.full());
   }
 
+  __device__ void fetch(const TilePlace& /*place*/, int /*thread*/) const {}
+
   template <typename Wait>
   __device__ void finish(const unsigned char* results, const TilePlace& place, int thread,
                          const Wait& wait) const {

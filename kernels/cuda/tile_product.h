@@ -28,8 +28,11 @@ namespace gsa::kernels::cuda::tile_product {
 inline constexpr int groups = 2;  // warpgroups that multiply
 inline constexpr int threads = (groups + 1) * warpgroup_threads;
 inline constexpr int finishers = warpgroup_threads - warp_size;  // threads
-inline constexpr int group_registers = 192;
-inline constexpr int other_registers = 128;
+inline constexpr int group_registers = 184;
+inline constexpr int other_registers = 136;
+// What a warpgroup begins with: more together than that would wait for ever.
+inline constexpr int first_registers = 168;
+static_assert(groups * group_registers + other_registers <= (groups + 1) * first_registers);
 
 inline constexpr int cluster = 2;
 inline constexpr int group_rows = 64;
@@ -246,10 +249,17 @@ __device__ __forceinline__ void multiply(const Product& product, Ring ring, unsi
 template <typename Product>
 __device__ __forceinline__ void finish(const Product& product, const unsigned char* results,
                                        int thread, int rank) {
-  each_tile(product.tiles, rank, [&](const TilePlace& place) {
-    product.finish(results, place, thread, [] { sync_threads<filled_barrier>(result_threads); });
+  const int stride = int(gridDim.x) / cluster;
+  int tile = int(blockIdx.x) / cluster;
+  product.fetch(TilePlace(product.tiles, tile, rank), thread);
+  for (; tile < product.tiles.count(); tile += stride) {
+    if (tile + stride < product.tiles.count()) {
+      product.fetch(TilePlace(product.tiles, tile + stride, rank), thread);
+    }
+    product.finish(results, TilePlace(product.tiles, tile, rank), thread,
+                   [] { sync_threads<filled_barrier>(result_threads); });
     arrive_threads(drained_barrier, result_threads);
-  });
+  }
 }
 
 template <typename Product>

@@ -23,10 +23,11 @@ struct Size {
   int64_t tokens, hidden, intermediate;
 };
 
-// Odd widths are not for tiles. The last has more tiles than there are multiprocessors, some of
-// them a third time around, and tokens that end within one.
-const Size sizes[] = {{1, 8, 8},       {19, 45, 33},     {64, 64, 128},   {130, 136, 72},
-                      {300, 200, 320}, {257, 512, 1288}, {5000, 96, 3016}};
+// Odd widths are not for tiles.
+const Size sizes[] = {{1, 8, 8},      {19, 45, 33},    {64, 64, 128},
+                      {130, 136, 72}, {300, 200, 320}, {257, 512, 1288}};
+// More tiles than there are multiprocessors, and tokens that end within one.
+const Size large{5000, 96, 2520};
 
 std::string text(const char* name, const Size& size, const Layout& layout) {
   return std::string(name) + " " + std::to_string(size.tokens) + " tokens, " +
@@ -38,24 +39,32 @@ double scale_of(int64_t depth) {
   return 4 / std::sqrt(double(depth));
 }
 
-TEST_F(CudaSwigluProduct, ForwardIsAsOnTheCpu) {
+void each_case(const char* name, void (*run)(Bench&, const Size&, const Layout&)) {
+  const auto expect = [&](const Size& size, const Layout& layout) {
+    expect_as_on_cpu(text(name, size, layout), [&](Bench& bench) { run(bench, size, layout); });
+  };
   for (const Size& size : sizes) {
     for (const Layout& layout : all_layouts) {
-      expect_as_on_cpu(text("swiglu_product_forward", size, layout), [&](Bench& bench) {
-        const double scale = scale_of(size.hidden);
-        const Tensor input = bench.random({size.tokens, size.hidden}, -1, 1, layout);
-        const Tensor weight =
-            bench.random({2 * size.intermediate, size.hidden}, -scale, scale, layout);
-        const Tensor gate_up = bench.output({size.tokens, 2 * size.intermediate}, layout);
-        const Tensor output = bench.output({size.tokens, size.intermediate}, layout);
-        swiglu_product_forward(
-            bench.stream(),
-            {.input = input, .weight = weight, .gate_up = gate_up, .output = output});
-        bench.keep("gate_up", gate_up);
-        bench.keep("output", output);
-      });
+      expect(size, layout);
     }
   }
+  expect(large, {});
+}
+
+void run_forward(Bench& bench, const Size& size, const Layout& layout) {
+  const double scale = scale_of(size.hidden);
+  const Tensor input = bench.random({size.tokens, size.hidden}, -1, 1, layout);
+  const Tensor weight = bench.random({2 * size.intermediate, size.hidden}, -scale, scale, layout);
+  const Tensor gate_up = bench.output({size.tokens, 2 * size.intermediate}, layout);
+  const Tensor output = bench.output({size.tokens, size.intermediate}, layout);
+  swiglu_product_forward(bench.stream(),
+                         {.input = input, .weight = weight, .gate_up = gate_up, .output = output});
+  bench.keep("gate_up", gate_up);
+  bench.keep("output", output);
+}
+
+TEST_F(CudaSwigluProduct, ForwardIsAsOnTheCpu) {
+  each_case("swiglu_product_forward", run_forward);
 }
 
 TEST_F(CudaSwigluProduct, WithoutOutputLeavesTheSameBits) {
@@ -77,30 +86,28 @@ TEST_F(CudaSwigluProduct, WithoutOutputLeavesTheSameBits) {
   }
 }
 
+void run_backward(Bench& bench, const Size& size, const Layout& layout) {
+  const double scale = scale_of(size.hidden);
+  const Tensor grad_product = bench.random({size.tokens, size.hidden}, -1, 1, layout);
+  const Tensor weight = bench.random({size.hidden, size.intermediate}, -scale, scale, layout);
+  const Tensor gate_up = bench.random({size.tokens, 2 * size.intermediate}, -6, 6, layout);
+  const Tensor output = bench.output({size.tokens, size.intermediate}, layout);
+  const Tensor grad_gate_up = bench.output({size.tokens, 2 * size.intermediate}, layout);
+  SwigluProductBackward args{.grad_product = grad_product,
+                             .weight = weight,
+                             .gate_up = gate_up,
+                             .output = output,
+                             .grad_gate_up = grad_gate_up};
+  swiglu_product_backward(bench.stream(), args);
+  bench.keep("output", output);
+  bench.keep("grad_gate_up", grad_gate_up);
+  args.grad_gate_up = gate_up;
+  swiglu_product_backward(bench.stream(), args);
+  bench.keep("grad_gate_up over gate_up", gate_up);
+}
+
 TEST_F(CudaSwigluProduct, BackwardIsAsOnTheCpu) {
-  for (const Size& size : sizes) {
-    for (const Layout& layout : all_layouts) {
-      expect_as_on_cpu(text("swiglu_product_backward", size, layout), [&](Bench& bench) {
-        const double scale = scale_of(size.hidden);
-        const Tensor grad_product = bench.random({size.tokens, size.hidden}, -1, 1, layout);
-        const Tensor weight = bench.random({size.hidden, size.intermediate}, -scale, scale, layout);
-        const Tensor gate_up = bench.random({size.tokens, 2 * size.intermediate}, -6, 6, layout);
-        const Tensor output = bench.output({size.tokens, size.intermediate}, layout);
-        const Tensor grad_gate_up = bench.output({size.tokens, 2 * size.intermediate}, layout);
-        SwigluProductBackward args{.grad_product = grad_product,
-                                   .weight = weight,
-                                   .gate_up = gate_up,
-                                   .output = output,
-                                   .grad_gate_up = grad_gate_up};
-        swiglu_product_backward(bench.stream(), args);
-        bench.keep("output", output);
-        bench.keep("grad_gate_up", grad_gate_up);
-        args.grad_gate_up = gate_up;
-        swiglu_product_backward(bench.stream(), args);
-        bench.keep("grad_gate_up over gate_up", gate_up);
-      });
-    }
-  }
+  each_case("swiglu_product_backward", run_backward);
 }
 
 }  // namespace
