@@ -151,15 +151,20 @@ ProductPlan& MatmulLibrary::plan(const Matmul& args) {
   return plans_.emplace(key, plan).first->second;
 }
 
-bool MatmulLibrary::choose(const Matmul& args, const ProductAlgorithm& algorithm) {
+bool MatmulLibrary::takes(const Matmul& args, const ProductAlgorithm& algorithm) const {
   ProductPlan plan = plan_of(args);
-  plan.algorithm = algorithm;
   cublasLtMatmulHeuristicResult_t result{};
   const cublasStatus_t status = cublasLtMatmulAlgoCheck(
-      handle_, &plan.product, &plan.b, &plan.a, &plan.c, &plan.c, &plan.algorithm.value, &result);
-  if (status != CUBLAS_STATUS_SUCCESS || result.workspaceSize > matmul_workspace_bytes) {
+      handle_, &plan.product, &plan.b, &plan.a, &plan.c, &plan.c, &algorithm.value, &result);
+  return status == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= matmul_workspace_bytes;
+}
+
+bool MatmulLibrary::choose(const Matmul& args, const ProductAlgorithm& algorithm) {
+  if (!takes(args, algorithm)) {
     return false;
   }
+  ProductPlan plan = plan_of(args);
+  plan.algorithm = algorithm;
   plans_.insert_or_assign(product_key(args), plan);
   return true;
 }

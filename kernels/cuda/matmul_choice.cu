@@ -2,9 +2,12 @@
 //
 // In a long run products go as fast as the GPU's power allows, not its clock, and the order of the
 // algorithms is another then: a cool GPU says little. So the first proposal runs until the GPU is
-// warm, then every proposal runs a few times, and the best of them run again in turns without a
+// warm, then every candidate runs a few times, and the best of them run again in turns without a
 // pause; the shortest sum of times wins. Operands are pseudo-random: a product of zeros draws less
 // power.
+//
+// Candidates are the library's proposals and algorithms that it takes without proposing them
+// (matmul_tiles.cu); of these only such as leave the bits that the first proposal leaves.
 #include <algorithm>
 #include <charconv>
 #include <cstring>
@@ -18,7 +21,7 @@ namespace {
 
 constexpr double warm_up_ms = 60;
 constexpr int first_runs = 3;
-constexpr size_t most_finalists = 5;  // that go on to the turns
+constexpr size_t most_finalists = 6;  // that go on to the turns
 constexpr int turns = 3;
 constexpr double turn_ms = 15;
 constexpr double tie = 1.005;
@@ -47,7 +50,10 @@ class Operand {
         memory_(Device::cuda, size_t(count_) * size_of(like.dtype())),
         tensor_(memory_.tensor(like.dtype(), {like.dim(0), product_stride(like)})
                     .columns(0, like.dim(1))) {
-    with_element(like.dtype(), "measure_product", [&](auto element) {
+    fill(stream);
+  }
+  void fill(Stream& stream) const {
+    with_element(tensor_.dtype(), "measure_product", [&](auto element) {
       using T = decltype(element);
       fill_kernel<<<fill_blocks, fill_threads, 0, native(stream)>>>(
           reinterpret_cast<T*>(memory_.data()), count_);
@@ -55,6 +61,8 @@ class Operand {
     });
   }
   const Tensor& tensor() const { return tensor_; }
+  // All of it, with what lies between rows.
+  ConstTensor elements() const { return memory_.tensor(tensor_.dtype(), {count_}); }
 
  private:
   int64_t count_;
@@ -95,6 +103,22 @@ class Measurement {
     return end_.milliseconds_since(begin_) / runs;
   }
 
+  // A checksum of what it leaves.
+  uint64_t bits(const ProductAlgorithm& algorithm) {
+    c_.fill(stream_);
+    time(algorithm, 1);
+    const Buffer sum(Device::cuda, sizeof(uint64_t));
+    const Tensor words = sum.tensor(DType::int32, {2});
+    check(cudaMemsetAsync(words.data(), 0, sizeof(uint64_t), native(stream_)), "cudaMemsetAsync");
+    cuda::checksum(stream_, {.input = c_.elements(), .sum = words});
+    uint64_t bits = 0;
+    check(
+        cudaMemcpyAsync(&bits, words.data(), sizeof(bits), cudaMemcpyDeviceToHost, native(stream_)),
+        "cudaMemcpyAsync");
+    stream_.synchronize();
+    return bits;
+  }
+
  private:
   Stream& stream_;
   Operand a_;
@@ -107,22 +131,24 @@ class Measurement {
   Event end_;
 };
 
-// The fastest by a first look, in the order of the proposals. The first proposal is always among
-// them: it is what the others are compared with.
+// The fastest by a first look, in their order. The first candidate is always among them: it is what
+// the others are compared with. Of candidates from `proposed` on, those that leave its bits.
 std::vector<ProductAlgorithm> best_of(Measurement& measurement,
-                                      const std::vector<ProductAlgorithm>& proposals) {
+                                      const std::vector<ProductAlgorithm>& candidates,
+                                      size_t proposed) {
   std::vector<double> times;
-  for (const ProductAlgorithm& algorithm : proposals) {
+  for (const ProductAlgorithm& algorithm : candidates) {
     measurement.time(algorithm, 1);  // loads its code
     times.push_back(measurement.time(algorithm, first_runs));
   }
   std::vector<double> sorted = times;
   std::sort(sorted.begin(), sorted.end());
   const double slowest = sorted[std::min(most_finalists, sorted.size()) - 1];
-  std::vector<ProductAlgorithm> best{proposals.front()};
-  for (size_t i = 1; i < proposals.size(); ++i) {
-    if (times[i] <= slowest) {
-      best.push_back(proposals[i]);
+  const uint64_t bits = measurement.bits(candidates.front());
+  std::vector<ProductAlgorithm> best{candidates.front()};
+  for (size_t i = 1; i < candidates.size(); ++i) {
+    if (times[i] <= slowest && (i < proposed || measurement.bits(candidates[i]) == bits)) {
+      best.push_back(candidates[i]);
     }
   }
   return best;
@@ -182,12 +208,16 @@ std::string product_library() {
 }
 
 ProductMeasurement measure_product(Stream& stream, const Matmul& product) {
-  const auto proposals = matmul_library().proposals(product, MatmulLibrary::most_proposals);
+  auto candidates = matmul_library().proposals(product, MatmulLibrary::most_proposals);
+  const size_t proposed = candidates.size();
+  for (const ProductAlgorithm& algorithm : filling_algorithms(matmul_library(), product)) {
+    candidates.push_back(algorithm);
+  }
   Measurement measurement(stream, product);
-  measurement.time(proposals.front(), 1);
-  const double estimate_ms = measurement.time(proposals.front(), 1);
-  measurement.time(proposals.front(), 1 + int(warm_up_ms / estimate_ms));
-  const std::vector<ProductAlgorithm> finalists = best_of(measurement, proposals);
+  measurement.time(candidates.front(), 1);
+  const double estimate_ms = measurement.time(candidates.front(), 1);
+  measurement.time(candidates.front(), 1 + int(warm_up_ms / estimate_ms));
+  const std::vector<ProductAlgorithm> finalists = best_of(measurement, candidates, proposed);
   const std::vector<double> sums = time_in_turns(measurement, finalists, estimate_ms);
   const double fastest = *std::min_element(sums.begin(), sums.end());
   const auto winner = size_t(

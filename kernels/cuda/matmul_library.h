@@ -50,6 +50,8 @@ class MatmulLibrary {
   // Up to `most` algorithms for the product, as the heuristics rank them. Throws DeviceError if
   // there is none.
   std::vector<ProductAlgorithm> proposals(const Matmul& args, int most) const;
+  // Whether the library takes this algorithm for the product.
+  bool takes(const Matmul& args, const ProductAlgorithm& algorithm) const;
   // Has `plan` give this algorithm from now on; false if the library does not take it.
   bool choose(const Matmul& args, const ProductAlgorithm& algorithm);
 
@@ -60,6 +62,11 @@ class MatmulLibrary {
   cublasLtHandle_t handle_ = nullptr;
   std::map<ProductKey, ProductPlan> plans_;
 };
+
+// Further algorithms that the library takes for the product, by the size of their tiles
+// (matmul_tiles.cu).
+std::vector<ProductAlgorithm> filling_algorithms(const MatmulLibrary& library,
+                                                 const Matmul& product);
 
 // The calling thread's, on its current device: a handle belongs to a device, and a thread's own
 // needs no lock.
