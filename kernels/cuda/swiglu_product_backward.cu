@@ -3,8 +3,8 @@
 //
 // A tile is 128 tokens by 256 columns of the activation. The right operand, rows of depth as they
 // lie in memory, is four panels of 64 columns, of which each block of a cluster copies two. Gate
-// and up come from memory, some rows ahead of those that are worked on, and their gradients and the
-// output, written again, go there: a thread's 16 bytes of each at a time.
+// and up come by the copy engine, a few rows ahead of those that are worked on, and their gradients
+// and the output, written again, go to memory, a thread's 16 bytes of each at a time.
 //
 // Beside what the product alone reads that is 5 N F values; as a kernel of its own the activation's
 // gradient would move two more.
@@ -35,8 +35,8 @@ __device__ inline void go_back(uint32_t& gates, uint32_t& ups, uint32_t& grads) 
 struct SwigluGradientProduct {
   CUtensorMap left;  // grad_product
   CUtensorMap weight;
-  Rows<const bfloat16> gate;
-  Rows<const bfloat16> up;
+  CUtensorMap gate;
+  CUtensorMap up;
   Rows<bfloat16> grad_gate;
   Rows<bfloat16> grad_up;
   Rows<bfloat16> output;
@@ -54,86 +54,114 @@ struct SwigluGradientProduct {
     }
   }
 
-  // Brings a tile's gate and up into the L2 cache: in the time of a tile, memory answers.
-  __device__ void fetch(const TilePlace& place, int thread) const {
-    constexpr int lines = group_panels;  // of 128 bytes in a row
-    for (int i = thread; i < tile_rows * lines; i += finishers) {
-      const int64_t row = place.row + i / lines;
-      const int column = place.column + i % lines * panel_columns;
-      if (row < tokens && column < columns) {
-        asm volatile("prefetch.global.L2 [%0];\n" ::"l"(gate.at(row, column)));
-        asm volatile("prefetch.global.L2 [%0];\n" ::"l"(up.at(row, column)));
+  // A warp of those that finish takes eight rows of 64 columns at a time, a *unit*, through one of
+  // its sets: gate and up of a unit, 1 KB each. As soon as they are in registers the set is asked
+  // for again, three units ahead and on into the next tile.
+  static constexpr int unit_rows = 2 * warp_rows;
+  static constexpr int units = tile_rows / unit_rows * group_panels;
+  static constexpr int sets = 3;
+  static constexpr int half_set = unit_rows * panel_row_bytes;
+  static constexpr int set_bytes = 2 * half_set;
+  static constexpr int finish_bytes = finishing_warps * sets * set_bytes;
+  static constexpr int finish_barriers = finishing_warps * sets;
+
+  class Finisher {
+   public:
+    __device__ Finisher(const SwigluGradientProduct& product, unsigned char* memory,
+                        uint32_t barriers, int thread, int rank)
+        : product_(product),
+          warp_(thread / warp_size),
+          lane_(thread % warp_size),
+          rank_(rank),
+          memory_(memory + warp_ * sets * set_bytes),
+          barriers_(barriers + uint32_t(warp_ * sets * 8)),
+          asked_tile_(int(blockIdx.x) / cluster),
+          asked_place_(product.tiles, asked_tile_, rank),
+          asked_unit_(warp_) {
+      for (int set = 0; set < sets; ++set) {
+        ask(set);
       }
     }
-  }
 
-  // A thread's pieces of gate and up in some rounds; zeros where there are none.
-  static constexpr int batch = 4;
-  static constexpr int panel_batches = (rounds + batch - 1) / batch;
-  struct Batch {
-    uint4 gate[batch];
-    uint4 up[batch];
-  };
+    template <typename Wait>
+    __device__ void finish(const unsigned char* results, const TilePlace& place, const Wait& wait) {
+      wait();
+      for (int unit = warp_; unit < units; unit += finishing_warps) {
+        finish_unit(results, place, unit / group_panels * unit_rows, unit % group_panels);
+      }
+    }
 
-  // Calls `f(i, piece, row, column)` for what a thread has in the rounds of a batch.
-  template <typename F>
-  __device__ __forceinline__ void each_piece(const unsigned char* results, const TilePlace& place,
-                                             int number, int thread, const F& f) const {
-    const int panel = number / panel_batches;
+   private:
+    // Asks for gate and up of the unit that comes after those asked for.
+    __device__ void ask(int set) {
+      if (lane_ == 0 && asked_tile_ < product_.tiles.count()) {
+        const int row = asked_place_.row + asked_unit_ / group_panels * unit_rows;
+        const int column = asked_place_.column + asked_unit_ % group_panels * panel_columns;
+        const uint32_t target = shared_address(memory_ + set * set_bytes);
+        const uint32_t barrier = barriers_ + uint32_t(set * 8);
+        arrive_expecting(barrier, set_bytes);
+        copy_panels(target, product_.gate, column, row, barrier);
+        copy_panels(target + half_set, product_.up, column, row, barrier);
+      }
+      asked_unit_ += finishing_warps;
+      if (asked_unit_ >= units) {
+        asked_unit_ = warp_;
+        asked_tile_ += int(gridDim.x) / cluster;
+        asked_place_ = TilePlace(product_.tiles, asked_tile_, rank_);
+      }
+    }
+
+    // Rows [row, row + unit_rows) of a panel of columns.
+    __device__ __forceinline__ void finish_unit(const unsigned char* results,
+                                                const TilePlace& place, int row, int panel) {
+      uint4 gates[2];
+      uint4 ups[2];
+      uint4 grads[2];
+      wait_barrier(barriers_ + uint32_t(set_ * 8), phase_);
 #pragma unroll
-    for (int i = 0; i < batch; ++i) {
-      const Piece piece(results, panel, number % panel_batches * batch + i, thread);
-      const int64_t row = place.row + piece.row;
-      const int column = place.column + panel * panel_columns + piece.column;
-      if (piece.row < tile_rows && row < tokens && column < columns) {
-        f(i, piece, row, column);
+      for (int i = 0; i < 2; ++i) {
+        const unsigned char* piece =
+            memory_ + set_ * set_bytes +
+            panel_offset(i * warp_rows + piece_row(lane_), lane_ % row_pieces);
+        gates[i] = *reinterpret_cast<const uint4*>(piece);
+        ups[i] = *reinterpret_cast<const uint4*>(piece + half_set);
+        grads[i] = result_piece(results, row + i * warp_rows, panel, lane_);
+      }
+      publish_shared();  // what was read here is about to be copied over
+      __syncwarp();
+      ask(set_);
+      each_word([&](int word) {
+        go_back(word_of(gates[0], word), word_of(ups[0], word), word_of(grads[0], word));
+        go_back(word_of(gates[1], word), word_of(ups[1], word), word_of(grads[1], word));
+      });
+      const int column = place.column + panel * panel_columns + piece_column(lane_);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int64_t token = place.row + row + i * warp_rows + piece_row(lane_);
+        if (token < product_.tokens && column < product_.columns) {
+          *reinterpret_cast<uint4*>(product_.grad_gate.at(token, column)) = gates[i];
+          *reinterpret_cast<uint4*>(product_.grad_up.at(token, column)) = ups[i];
+          *reinterpret_cast<uint4*>(product_.output.at(token, column)) = grads[i];
+        }
+      }
+      if (++set_ == sets) {
+        set_ = 0;
+        phase_ ^= 1;
       }
     }
-  }
 
-  __device__ __forceinline__ void load(Batch& into, const unsigned char* results,
-                                       const TilePlace& place, int number, int thread) const {
-    each_piece(results, place, number, thread,
-               [&](int i, const Piece& /*piece*/, int64_t row, int column) {
-                 into.gate[i] = *reinterpret_cast<const uint4*>(gate.at(row, column));
-                 into.up[i] = *reinterpret_cast<const uint4*>(up.at(row, column));
-               });
-  }
-
-  __device__ __forceinline__ void finish_batch(Batch& pieces, const unsigned char* results,
-                                               const TilePlace& place, int number,
-                                               int thread) const {
-    each_piece(results, place, number, thread,
-               [&](int i, const Piece& piece, int64_t row, int column) {
-                 uint4 grads = *piece.result;
-                 each_word([&](int word) {
-                   go_back(word_of(pieces.gate[i], word), word_of(pieces.up[i], word),
-                           word_of(grads, word));
-                 });
-                 *reinterpret_cast<uint4*>(grad_gate.at(row, column)) = pieces.gate[i];
-                 *reinterpret_cast<uint4*>(grad_up.at(row, column)) = pieces.up[i];
-                 *reinterpret_cast<uint4*>(output.at(row, column)) = grads;
-               });
-  }
-
-  template <typename Wait>
-  __device__ void finish(const unsigned char* results, const TilePlace& place, int thread,
-                         const Wait& wait) const {
-    constexpr int count = group_panels * panel_batches;
-    static_assert(count % 2 == 0);
-    Batch even{};
-    Batch odd{};
-    load(even, results, place, 0, thread);
-    wait();
-    for (int number = 0; number < count; number += 2) {
-      load(odd, results, place, number + 1, thread);
-      finish_batch(even, results, place, number, thread);
-      if (number + 2 < count) {
-        load(even, results, place, number + 2, thread);
-      }
-      finish_batch(odd, results, place, number + 1, thread);
-    }
-  }
+    const SwigluGradientProduct& product_;
+    int warp_;
+    int lane_;
+    int rank_;
+    unsigned char* memory_;
+    uint32_t barriers_;
+    int asked_tile_;
+    TilePlace asked_place_;
+    int asked_unit_;
+    int set_ = 0;
+    int phase_ = 0;
+  };
 };
 
 bool takes_tiles(const SwigluProductBackward& args) {
@@ -151,8 +179,9 @@ SwigluGradientProduct tiles_of(const SwigluProductBackward& args) {
   const int64_t columns = args.output.dim(1);
   return {.left = map_panels(args.grad_product, tile_rows),
           .weight = map_panels(args.weight, panel_columns),
-          .gate = rows_of<bfloat16>(args.gate_up.columns(0, columns)),
-          .up = rows_of<bfloat16>(args.gate_up.columns(columns, 2 * columns)),
+          .gate = map_panels(args.gate_up.columns(0, columns), SwigluGradientProduct::unit_rows),
+          .up = map_panels(args.gate_up.columns(columns, 2 * columns),
+                           SwigluGradientProduct::unit_rows),
           .grad_gate = rows_of<bfloat16>(args.grad_gate_up.columns(0, columns)),
           .grad_up = rows_of<bfloat16>(args.grad_gate_up.columns(columns, 2 * columns)),
           .output = rows_of<bfloat16>(args.output),
