@@ -1,5 +1,5 @@
 // A matrix product by tiles of 128 x 256 whose results are worked on before they leave the chip:
-// what products with an element-wise operation at their end (swiglu_product*.cu) have in common.
+// what a product with an element-wise operation at its end (swiglu_product.cu) is made of.
 //
 // A block is three warpgroups. Two multiply, 64 rows of the tile each, with its 256 columns in
 // registers. A thread of the third one's last warp copies: a *stage* of the ring is 64 of the depth
@@ -27,8 +27,7 @@ namespace gsa::kernels::cuda::tile_product {
 
 inline constexpr int groups = 2;  // warpgroups that multiply
 inline constexpr int threads = (groups + 1) * warpgroup_threads;
-inline constexpr int finishing_warps = warpgroup_threads / warp_size - 1;
-inline constexpr int finishers = finishing_warps * warp_size;  // threads
+inline constexpr int finishers = warpgroup_threads - warp_size;  // threads
 inline constexpr int group_registers = 184;
 inline constexpr int other_registers = 136;
 // What a warpgroup begins with: more together than that would wait for ever.
@@ -52,6 +51,7 @@ inline constexpr int stages = 3;
 inline constexpr int ring_bytes = stages * stage_bytes;
 inline constexpr int result_bytes = groups * group_panels * panel_bytes;
 inline constexpr int barrier_bytes = 2 * stages * 8;
+inline constexpr int shared_bytes = ring_bytes + result_bytes + barrier_bytes;
 
 // Barriers by number: results are there to be finished, and may be written over.
 inline constexpr int filled_barrier = 1;
@@ -202,17 +202,14 @@ __device__ __forceinline__ void multiply_tile(Accumulators& c, Ring& ring, int s
   hold(c, column_tiles);
 }
 
-// What the parts of a block know of a product. `Product` has
+// What is known of a product to the parts of a block. `Product` has
 //   CUtensorMap left;                    boxes of tile_rows rows
 //   Tiles tiles;
 //   static constexpr PanelRows right;    how panels of the right operand lie
 //   copy_right(ring, place, step, rank)  begins copying this block's half of a stage's right
-//   operand static constexpr int finish_bytes;   shared memory of those that finish, a multiple of
-//   1024, static constexpr int finish_barriers;  and barriers for one arrival each
-//   Finisher(product, memory, barriers, thread, rank)  made once by each of the finishers
-//   finisher.finish(results, place, wait)  takes a tile's results, rounded to bfloat16, to where
-//                                        they go: after wait() four panels of 64 x 64 for the first
-//                                        64 rows, then four
+//   operand finish(panels, place, thread, wait)  by a warpgroup: takes a tile's results, rounded to
+//                                        bfloat16, to where they go. They are there after wait(),
+//                                        four panels of 64 x 64 for the first 64 rows, then four.
 
 // The thread that copies.
 template <typename Product>
@@ -250,33 +247,23 @@ __device__ __forceinline__ void multiply(const Product& product, Ring ring, unsi
 
 // The warps that finish.
 template <typename Product>
-__device__ __forceinline__ void finish(const Product& product, typename Product::Finisher finisher,
-                                       const unsigned char* results, int rank) {
+__device__ __forceinline__ void finish(const Product& product, const unsigned char* results,
+                                       int thread, int rank) {
   each_tile(product.tiles, rank, [&](const TilePlace& place) {
-    finisher.finish(results, place, [] { sync_threads<filled_barrier>(result_threads); });
+    product.finish(results, place, thread, [] { sync_threads<filled_barrier>(result_threads); });
     arrive_threads(drained_barrier, result_threads);
   });
 }
-
-template <typename Product>
-inline constexpr int shared_bytes = ring_bytes + result_bytes + Product::finish_bytes +
-                                    barrier_bytes + Product::finish_barriers * 8;
 
 template <typename Product>
 __global__ void __cluster_dims__(cluster, 1, 1) __launch_bounds__(threads, 1)
     tile_kernel(const __grid_constant__ Product product) {
   extern __shared__ __align__(1024) unsigned char memory[];
   unsigned char* results = memory + ring_bytes;
-  unsigned char* others = results + result_bytes;
-  const uint32_t barriers = shared_address(others + Product::finish_bytes);
-  const uint32_t finish_barriers = barriers + barrier_bytes;
-  const Ring ring(shared_address(memory), barriers);
+  const Ring ring(shared_address(memory), shared_address(results + result_bytes));
   const int rank = cluster_rank();
   const int group = int(threadIdx.x) / warpgroup_threads;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < Product::finish_barriers; ++i) {
-      init_barrier(finish_barriers + uint32_t(i * 8), 1);
-    }
     ring.init();
   }
   sync_cluster();
@@ -290,8 +277,7 @@ __global__ void __cluster_dims__(cluster, 1, 1) __launch_bounds__(threads, 1)
     const int thread = int(threadIdx.x) - groups * warpgroup_threads;
     if (thread < finishers) {
       arrive_threads(drained_barrier, result_threads);  // nothing is there yet
-      finish(product, typename Product::Finisher(product, others, finish_barriers, thread, rank),
-             results, rank);
+      finish(product, results, thread, rank);
     } else if (thread == finishers) {
       copy_stages(product, ring, rank);
     }
@@ -308,30 +294,31 @@ void launch_tiles(Stream& stream, const Product& product, const char* name) {
   int multiprocessors = 0;
   check(cudaGetDevice(&device), name);
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), name);
-  constexpr int bytes = shared_bytes<Product>;
   check(cudaFuncSetAttribute(tile_kernel<Product>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             bytes),
+                             shared_bytes),
         name);
   const int clusters = std::min(multiprocessors / cluster, product.tiles.count());
-  tile_kernel<<<unsigned(clusters * cluster), threads, size_t(bytes), native(stream)>>>(product);
+  tile_kernel<<<unsigned(clusters * cluster), threads, size_t(shared_bytes), native(stream)>>>(
+      product);
   check_launch(name);
 }
 
-// What a thread finishes at a time: 16 bytes of a row. A warp takes four rows of 64 columns
-// together.
-inline constexpr int warp_rows = warp_size / row_pieces;
-__device__ inline int piece_row(int lane) {
-  return lane / row_pieces;
-}
-__device__ inline int piece_column(int lane) {
-  return lane % row_pieces * piece_columns;
-}
-// A lane's piece of rows [row, row + 4) of a tile's results, in panel `panel` of their columns.
-__device__ inline uint4 result_piece(const unsigned char* results, int row, int panel, int lane) {
-  const int own = row + piece_row(lane);
-  const unsigned char* start = results + (own / group_rows * group_panels + panel) * panel_bytes;
-  return *reinterpret_cast<const uint4*>(start + panel_offset(own % group_rows, lane % row_pieces));
-}
+// What a thread finishes at a time: 16 bytes of a row. The finishers take as many rows of 64
+// columns together as they have eighths; the rows of a tile are `rounds` times as many, the last
+// ones beyond it.
+struct Piece {
+  int row;     // of the tile
+  int column;  // of the 64
+  const uint4* result;
+
+  __device__ Piece(const unsigned char* results, int columns_panel, int round, int thread)
+      : row(round * (finishers / row_pieces) + thread / row_pieces),
+        column(thread % row_pieces * piece_columns),
+        result(reinterpret_cast<const uint4*>(
+            results + (row / group_rows * group_panels + columns_panel) * panel_bytes +
+            panel_offset(row % group_rows, thread % row_pieces))) {}
+};
+inline constexpr int rounds = (tile_rows * row_pieces + finishers - 1) / finishers;
 
 // Calls `f` with an index for each of the four words, pairs of bfloat16, of pieces.
 template <typename F>

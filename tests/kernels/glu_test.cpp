@@ -125,27 +125,6 @@ TEST_P(CpuSwiglu, WithTheProductInFrontIsItsDefinition) {
   EXPECT_EQ(alone.values(), gate_up.values());
 }
 
-TEST_P(CpuSwiglu, WithTheProductBehindGoesBackThroughBoth) {
-  const auto grad = HostTensor::random(GetParam(), {rows, hidden}, random_, -1, 1, padding);
-  const auto weight = HostTensor::random(GetParam(), {hidden, width}, random_, -1, 1);
-  const HostTensor output(GetParam(), {rows, width}, padding + 1);
-  const HostTensor grad_gate_up(GetParam(), {rows, 2 * width}, padding + 3);
-  HostTensor grad_activated(GetParam(), {rows, width});
-  const auto expected_gradient = product(grad, weight, rows, width, hidden, false);
-  for (int64_t i = 0; i < rows * width; ++i) {
-    grad_activated.set(i, expected_gradient[i]);
-  }
-  const Expected expected = definition(gate_up_, grad_activated);
-  swiglu_product_backward(stream_, {.grad_product = grad,
-                                    .weight = weight,
-                                    .gate_up = gate_up_,
-                                    .output = output,
-                                    .grad_gate_up = grad_gate_up});
-  EXPECT_LT(relative_error(output.values(), expected.output), tolerance());
-  EXPECT_LT(relative_error(grad_gate_up.values(), expected.grad_gate_up), tolerance());
-  EXPECT_TRUE(output.gaps_are_untouched() && grad_gate_up.gaps_are_untouched());
-}
-
 TEST(CpuSwiglu64, BackwardMatchesCentralDifferences) {
   constexpr auto dtype = DType::float64;
   test::Random random(5);
@@ -186,12 +165,6 @@ TEST(CpuSwigluErrors, ShapesAndDtypesAreChecked) {
                std::invalid_argument);
   EXPECT_THROW(swiglu_product_forward(
                    stream, {.input = input, .weight = weight, .gate_up = even, .output = even}),
-               std::invalid_argument);
-  EXPECT_THROW(swiglu_product_backward(stream, {.grad_product = input,
-                                                .weight = weight,
-                                                .gate_up = even,
-                                                .output = output,
-                                                .grad_gate_up = even}),
                std::invalid_argument);
 }
 
