@@ -81,6 +81,10 @@ __device__ void finish(const Step& step, StepShared& shared, int thread) {
     if (number + 1 == step.count) {
       return;
     }
+    // All arrive for what they have read, the first thread when the blocks have met.
+    if (thread > 0) {
+      arrive(ready);
+    }
     sync_threads(finish_barrier, finish_threads);
     if (thread == 0) {
       arrive_at_blocks(step.arrivals);
@@ -98,13 +102,11 @@ __global__ void __launch_bounds__(step_threads, 1) step_kernel(const __grid_cons
       for (int half = 0; half < halves; ++half) {
         init_barrier(shared_address(&shared.weights_full[slot][half]), 1);
       }
-      init_barrier(shared_address(&shared.weights_empty[slot]), multiply_warps);
     }
     for (int slot = 0; slot < sum_slots; ++slot) {
-      init_barrier(shared_address(&shared.sums_full[slot]), multiply_warps);
-      init_barrier(shared_address(&shared.sums_empty[slot]), finish_warps);
+      init_barrier(shared_address(&shared.sums_empty[slot]), finish_threads);
     }
-    init_barrier(shared_address(&shared.ready), 1);
+    init_barrier(shared_address(&shared.ready), finish_threads);
     publish_barriers();
   }
   __syncthreads();
@@ -113,6 +115,12 @@ __global__ void __launch_bounds__(step_threads, 1) step_kernel(const __grid_cons
   if (warp == multiply_warps + finish_warps) {
     copy_weights(step, shared, lane);
     return;
+  }
+  if (warp < multiply_warps) {
+    // The copying warp does not wait for the kernel before.
+    for (int chunk = 0; chunk < ring_chunks; ++chunk) {
+      tell_chunk_empty(chunk);
+    }
   }
   wait_for_previous();
   if (warp < multiply_warps) {

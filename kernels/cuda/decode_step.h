@@ -95,7 +95,7 @@ inline constexpr int ring_chunks = 6;
 inline constexpr int halves = 2;  // of a chunk, 4 rows each
 inline constexpr int chunk_row_bytes = chunk_columns * int(sizeof(bfloat16)) + 64;
 inline constexpr int chunk_bytes = unit_rows * chunk_row_bytes;
-inline constexpr int sum_slots = 8;
+inline constexpr int sum_slots = 6;
 inline constexpr int unit_sums = unit_rows * step_rows;
 
 inline constexpr int max_parts = 3;  // of a GSA step that a block has
@@ -119,35 +119,54 @@ struct GsaShared {
 
 struct alignas(128) StepShared {
   unsigned char ring[ring_chunks][chunk_bytes];
-  union {
-    float sums[sum_slots][multiply_warps][unit_sums];
-    GsaShared gsa;
-  };
+  float sums[sum_slots][multiply_warps][unit_sums];
+  GsaShared gsa;
   float squares[multiply_warps][step_rows];
   uint64_t weights_full[ring_chunks][halves];
-  uint64_t weights_empty[ring_chunks];
-  uint64_t sums_full[sum_slots];
   uint64_t sums_empty[sum_slots];
   uint64_t ready;  // the operation's input
 };
 static_assert(sizeof(StepShared) <= size_t{227} << 10, "a multiprocessor's shared memory");
 static_assert(part_slots == part_dim, "sums over both lie in the same memory");
 
-// Where a role is in a ring of slots.
+// Who hands what to whom in shared memory, and at which barriers. Every thread that has written or
+// read arrives for itself, and every thread that reads or writes next waits there itself: a lane
+// that arrives for its warp after __syncwarp orders as much, but racecheck does not follow it.
+//
+//   a chunk         copies to the 8 warps   full: weights_full, by bytes
+//                                           empty: chunk_barrier
+//   a unit's sums   the 8 warps to the 2    full: sums_barrier
+//                                           empty: sums_empty
+//   squares         the 8 warps to the 2    full: with the first unit's sums
+//                                           empty: ready, at the operation's end
+//   gsa             among the 8 warps       multiply_barrier, between any two uses
+//
+// At barriers by number the 8 warps only arrive. At sums_empty and ready, in memory, they wait
+// without waiting for each other.
+
+// Where a role is in a ring of slots, and of the two phases. In one register.
 template <int slots>
-struct Cursor {
-  int slot = 0;
-  int phase = 0;
-  __device__ void advance() {
-    if (++slot == slots) {
-      slot = 0;
-      phase ^= 1;
-    }
-  }
+class Cursor {
+ public:
+  __device__ int slot() const { return place_ < slots ? place_ : place_ - slots; }
+  __device__ int phase() const { return place_ < slots ? 0 : 1; }
+  __device__ void advance() { place_ = place_ + 1 < 2 * slots ? place_ + 1 : 0; }
+
+ private:
+  int place_ = 0;  // two rounds
 };
 
-// Barriers of some of the block's threads, by number.
-enum NamedBarrier { multiply_barrier = 1, finish_barrier = 2, done_barrier = 3 };
+// Barriers of some of the block's threads, by number; 0 is that of all. One for each chunk of the
+// ring and for each slot of sums.
+inline constexpr int hardware_barriers = 16;
+enum NamedBarrier {
+  multiply_barrier = 1,
+  finish_barrier = 2,
+  done_barrier = 3,
+  chunk_barrier = 4,
+  sums_barrier = chunk_barrier + ring_chunks,
+};
+static_assert(sums_barrier + sum_slots <= hardware_barriers);
 
 // The finishing warps wait here for the multiplying ones where no sums come from them. In one way
 // or the other they do so in every operation: no warp is two operations behind.
@@ -159,6 +178,22 @@ __device__ inline void wait_for_multiplying() {
 }
 __device__ inline void sync_multiplying() {
   sync_threads(multiply_barrier, multiply_threads);
+}
+
+// The multiplying warps have read a chunk, and the copying one may write it.
+__device__ inline void tell_chunk_empty(int chunk) {
+  arrive_threads(chunk_barrier + chunk, multiply_threads + warp_size);
+}
+__device__ inline void wait_for_empty_chunk(int chunk) {
+  sync_threads(chunk_barrier + chunk, multiply_threads + warp_size);
+}
+
+// The multiplying warps have written a slot of sums, and the finishing ones may read it.
+__device__ inline void tell_sums_full(int slot) {
+  arrive_threads(sums_barrier + slot, multiply_threads + finish_threads);
+}
+__device__ inline void wait_for_sums(int slot) {
+  sync_threads(sums_barrier + slot, multiply_threads + finish_threads);
 }
 
 // A wait for other blocks that takes this long will never end: better an error than a hang.

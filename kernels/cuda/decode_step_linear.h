@@ -29,7 +29,7 @@ class UnderWay {
   // Waits until one more may begin.
   __device__ void wait_for_room(StepShared& shared) {
     if (begun_ >= most_under_way) {
-      wait_barrier(shared_address(&shared.weights_full[first_.slot][half_]), first_.phase);
+      wait_barrier(shared_address(&shared.weights_full[first_.slot()][half_]), first_.phase());
       if (half_ == halves - 1) {
         first_.advance();
       }
@@ -65,11 +65,11 @@ __device__ void copy_weights(const Step& step, StepShared& shared, int lane) {
       const bfloat16* source = linear.weight + int64_t(unit * rows + from + lane) * columns;
       for (int column = 0; column < columns; column += chunk_columns) {
         const int bytes = min(columns - column, chunk_columns) * int(sizeof(bfloat16));
-        wait_barrier(shared_address(&shared.weights_empty[at.slot]), at.phase ^ 1);
+        wait_for_empty_chunk(at.slot());
 #pragma unroll
         for (int half = 0; half < halves; ++half) {
           under_way.wait_for_room(shared);
-          const uint32_t full = shared_address(&shared.weights_full[at.slot][half]);
+          const uint32_t full = shared_address(&shared.weights_full[at.slot()][half]);
           const bool mine = exists && lane / half_rows == half;
           const int existing = __popc(__ballot_sync(~0U, mine));
           if (lane == 0) {
@@ -77,13 +77,17 @@ __device__ void copy_weights(const Step& step, StepShared& shared, int lane) {
           }
           __syncwarp();
           if (mine) {
-            copy_bytes(shared_address(shared.ring[at.slot]) + lane * chunk_row_bytes,
+            copy_bytes(shared_address(shared.ring[at.slot()]) + lane * chunk_row_bytes,
                        source + column, bytes, full, policy);
           }
         }
         at.advance();
       }
     }
+  }
+  // The last arrivals: no barrier is left half full.
+  for (int chunk = 0; chunk < ring_chunks; ++chunk) {
+    wait_for_empty_chunk(chunk);
   }
 }
 
@@ -206,15 +210,17 @@ __device__ void multiply_units(const Step& step, const Operation& operation, Ste
   const int chunks = chunks_of(linear.columns);
   const int offset = lane / 4 * chunk_row_bytes +
                      (warp * warp_columns + lane % 4 * lane_columns) * int(sizeof(bfloat16));
-  for (int unit = first_unit(operation); unit < operation.units; unit += int(gridDim.x)) {
+  // Counted from zero, places lie in a uniform register: others are rare here.
+  const int places = operation.units - first_unit(operation);
+  for (int place = 0; place < places; place += int(gridDim.x)) {
     UnitSums even;
     UnitSums odd;
 #pragma unroll
     for (int chunk = 0; chunk * chunk_tiles < max_tiles; ++chunk) {
       if (chunk < chunks) {
-        wait_barrier(shared_address(&shared.weights_full[weights.slot][0]), weights.phase);
-        wait_barrier(shared_address(&shared.weights_full[weights.slot][1]), weights.phase);
-        const unsigned char* source = shared.ring[weights.slot] + offset;
+        wait_barrier(shared_address(&shared.weights_full[weights.slot()][0]), weights.phase());
+        wait_barrier(shared_address(&shared.weights_full[weights.slot()][1]), weights.phase());
+        const unsigned char* source = shared.ring[weights.slot()] + offset;
 #pragma unroll
         for (int begin = 0; begin < chunk_tiles; begin += tiles_at_once) {
           uint4 w[tiles_at_once];
@@ -233,21 +239,14 @@ __device__ void multiply_units(const Step& step, const Operation& operation, Ste
             }
           }
         }
-        __syncwarp();
-        if (lane == 0) {
-          arrive(shared_address(&shared.weights_empty[weights.slot]));
-        }
+        tell_chunk_empty(weights.slot());
         weights.advance();
       }
     }
-    wait_barrier(shared_address(&shared.sums_empty[sums.slot]), sums.phase ^ 1);
-    const LanePlace place(lane);
-    *reinterpret_cast<float2*>(
-        &shared.sums[sums.slot][warp][place.row * step_rows + place.column]) = total(even, odd);
-    __syncwarp();
-    if (lane == 0) {
-      arrive(shared_address(&shared.sums_full[sums.slot]));
-    }
+    wait_barrier(shared_address(&shared.sums_empty[sums.slot()]), sums.phase() ^ 1);
+    // Lanes' pairs of sums, four to a row of eight sequences, lie side by side.
+    reinterpret_cast<float2*>(shared.sums[sums.slot()][warp])[lane] = total(even, odd);
+    tell_sums_full(sums.slot());
     sums.advance();
   }
 }
@@ -285,24 +284,21 @@ __device__ void finish_units(const Step& step, const Operation& operation, StepS
     if (exists && linear.residual != nullptr) {
       residual = to_float(__ldcg(linear.residual + int64_t(n) * linear.residual_stride + output));
     }
-    wait_barrier(shared_address(&shared.sums_full[sums.slot]), sums.phase);
+    wait_for_sums(sums.slot());
     if (first && linear.norm) {
       const float squares = add_warps<step_rows>(&shared.squares[0][n]);
       inverse = rsqrtf(__fdividef(squares, float(linear.columns)) + linear.epsilon);
     }
     first = false;
     if (exists) {
-      const float* own = &shared.sums[sums.slot][0][thread];
+      const float* own = &shared.sums[sums.slot()][0][thread];
       y = add_warps<unit_sums>(own) * inverse;
       if (linear.gated) {
         y = swish(y) * (add_warps<unit_sums>(own + unit_sums / 2) * inverse);
       }
       y += residual;
     }
-    __syncwarp();
-    if (thread % warp_size == 0) {
-      arrive(shared_address(&shared.sums_empty[sums.slot]));
-    }
+    arrive(shared_address(&shared.sums_empty[sums.slot()]));
     sums.advance();
     if (exists) {
       const int64_t at = int64_t(n) * linear.output_stride + output;
