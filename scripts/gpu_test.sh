@@ -127,8 +127,9 @@ same_curve() { # RANKS: bfloat16 rounding in other orders of summation, over 100
 
 # A run of two ranks goes on with one, and with two again: the same data, the same curve.
 same_curve_at_other_numbers() {
-  train 2 numbers train.stop_after_steps=37 && train 1 numbers --resume auto train.stop_after_steps=70 &&
-    train 2 numbers --resume auto && python3 scripts/compare_runs.py --curve 0.02 "$work/runs/first" "$work/runs/numbers"
+  train 2 numbers train.stop_after_steps=37
+  train 1 numbers --resume auto train.stop_after_steps=70
+  train 2 numbers --resume auto && python3 scripts/compare_runs.py --curve 0.02 "$work/runs/first" "$work/runs/numbers"
 }
 
 # The same run without a GPU goes on in the background while the GPU is tested. Eight threads: more
