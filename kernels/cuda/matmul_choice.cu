@@ -10,7 +10,8 @@
 // (matmul_tiles.cu); of these only such as leave the bits that the first proposal leaves.
 #include <algorithm>
 #include <charconv>
-#include <cstring>
+#include <cmath>
+#include <limits>
 
 #include "kernels/backends.h"
 #include "kernels/cuda/matmul_library.h"
@@ -131,6 +132,16 @@ class Measurement {
   Event end_;
 };
 
+// Milliseconds by a first look; infinity if the library does not run it after all.
+double first_look(Measurement& measurement, const ProductAlgorithm& algorithm) {
+  try {
+    measurement.time(algorithm, 1);  // loads its code
+    return measurement.time(algorithm, first_runs);
+  } catch (const DeviceError&) {
+    return std::numeric_limits<double>::infinity();
+  }
+}
+
 // The fastest by a first look, in their order. The first candidate is always among them: it is what
 // the others are compared with. Of candidates from `proposed` on, those that leave its bits.
 std::vector<ProductAlgorithm> best_of(Measurement& measurement,
@@ -138,8 +149,7 @@ std::vector<ProductAlgorithm> best_of(Measurement& measurement,
                                       size_t proposed) {
   std::vector<double> times;
   for (const ProductAlgorithm& algorithm : candidates) {
-    measurement.time(algorithm, 1);  // loads its code
-    times.push_back(measurement.time(algorithm, first_runs));
+    times.push_back(first_look(measurement, algorithm));
   }
   std::vector<double> sorted = times;
   std::sort(sorted.begin(), sorted.end());
@@ -147,7 +157,8 @@ std::vector<ProductAlgorithm> best_of(Measurement& measurement,
   const uint64_t bits = measurement.bits(candidates.front());
   std::vector<ProductAlgorithm> best{candidates.front()};
   for (size_t i = 1; i < candidates.size(); ++i) {
-    if (times[i] <= slowest && (i < proposed || measurement.bits(candidates[i]) == bits)) {
+    if (std::isfinite(times[i]) && times[i] <= slowest &&
+        (i < proposed || measurement.bits(candidates[i]) == bits)) {
       best.push_back(candidates[i]);
     }
   }
