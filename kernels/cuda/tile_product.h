@@ -13,8 +13,10 @@
 // other three warps *finish* it from there, while the next tile is multiplied: tensor cores wait
 // for nothing but the rounding.
 //
-// Blocks stay for as many tiles as there are. Tiles that are computed at the same time lie in a
-// square, `tile_group` clusters of rows high, so that what they share is in the L2 cache.
+// Blocks stay for as many tiles as there are, each with its share of them from the start: where
+// another kernel (NCCL's) keeps a multiprocessor, the blocks that wait for it come last. Tiles that
+// are computed at the same time lie in a square, `tile_group` clusters of rows high, so that what
+// they share is in the L2 cache.
 #pragma once
 
 #include <algorithm>
@@ -140,9 +142,9 @@ class Ring {
   }
   // A warp that multiplies: until the next stage is there.
   __device__ void wait_stage() const { wait_barrier(full(stage_), phase_); }
-  // A warp no longer reads the stage: both blocks copy into it. Its products have ended, and
-  // nothing it wrote is handed over: no order of memory is asked for, which would cost a
-  // microsecond.
+  // A warp no longer reads the stage, into which both blocks copy. Its products have ended and
+  // nothing that it wrote is handed over: to ask for an order of memory would cost a fence of the
+  // whole GPU.
   __device__ void release(int stage, int lane) const {
     if (lane < cluster) {
       asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];\n" ::"r"(
@@ -202,14 +204,14 @@ __device__ __forceinline__ void multiply_tile(Accumulators& c, Ring& ring, int s
   hold(c, column_tiles);
 }
 
-// What is known of a product to the parts of a block. `Product` has
-//   CUtensorMap left;                    boxes of tile_rows rows
-//   Tiles tiles;
-//   static constexpr PanelRows right;    how panels of the right operand lie
-//   copy_right(ring, place, step, rank)  begins copying this block's half of a stage's right
-//   operand finish(panels, place, thread, wait)  by a warpgroup: takes a tile's results, rounded to
-//                                        bfloat16, to where they go. They are there after wait(),
-//                                        four panels of 64 x 64 for the first 64 rows, then four.
+// What the parts of a block know of a product. `Product` has
+// - CUtensorMap left, of boxes of tile_rows rows; Tiles tiles;
+// - static constexpr PanelRows right: how panels of the right operand lie;
+// - copy_right(ring, place, step, rank): begins copying this block's half of a stage's right
+//   operand;
+// - finish(results, place, thread, wait), by the finishers: takes a tile's results, rounded to
+//   bfloat16, to where they go. They are there after wait(): four panels of 64 x 64 for the first
+//   64 rows, then four.
 
 // The thread that copies.
 template <typename Product>
