@@ -30,8 +30,8 @@ enum class DecodeActivation : uint8_t {
   swiglu  // output = swish(gate) * up: gate is the first half of y's columns, up the second
 };
 
-// On CUDA, up to eight rows, the norm is applied around the product: x = input * norm_weight is
-// rounded to the weights' dtype, and 1 / rms multiplies the float32 sums.
+// On CUDA, up to eight rows and in steps of 64, the norm is applied around the product: x = input *
+// norm_weight is rounded to the weights' dtype, and 1 / rms multiplies the float32 sums.
 struct DecodeLinear {
   ConstTensor input;  // [B, K]
   DecodeNorm norm = DecodeNorm::none;
@@ -70,9 +70,10 @@ struct GsaDecode {
 };
 
 // The operations of a step, of the same sequences, one after the other. On CUDA up to eight
-// sequences in bfloat16 are one kernel that reads ahead the weights of all of them, wherever it
-// takes every operation's sizes (kernels/cuda/decode_step.cu). No operation's input is its output;
-// the memory that they leave results in for each other is in use until the last one has run.
+// sequences, and 64, in bfloat16 are one kernel that reads ahead the weights of all of them,
+// wherever it takes every operation's sizes (kernels/cuda/decode_step.cu and decode_many.cu). No
+// operation's input is its output; the memory that they leave results in for each other is in use
+// until the last one has run.
 struct DecodeStep {
   std::vector<std::variant<DecodeLinear, GsaDecode>> operations;
 

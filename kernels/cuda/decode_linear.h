@@ -2,10 +2,9 @@
 #pragma once
 
 #include "kernels/cuda/cluster.h"
+#include "kernels/cuda/decode_operations.h"
 #include "kernels/cuda/dependent_launch.h"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/mma.h"
-#include "kernels/decode.h"
 
 namespace gsa::kernels::cuda::decode {
 
@@ -63,10 +62,6 @@ struct Parts {
     return {first, first + each + (i < longer ? 1 : 0)};
   }
 };
-
-__device__ inline float swish(float x) {
-  return x * sigmoid(x);
-}
 
 // x, a vector of the input, is multiplied by the norm's weight. Returns the sum of its squares.
 __device__ inline float apply_norm(const LinearArgs& args, float (&x)[vector_width],

@@ -18,6 +18,7 @@
 #include <variant>
 
 #include "kernels/backends.h"
+#include "kernels/cuda/decode_many_host.h"
 #include "kernels/cuda/decode_step_gsa.h"
 #include "kernels/cuda/decode_step_linear.h"
 #include "kernels/cuda/dependent_launch.h"
@@ -151,9 +152,6 @@ bool takes(const GsaDecode& args, int blocks) {
          are_aligned(args.key_state, args.value_state);
 }
 
-using AnyOperation = std::variant<DecodeLinear, GsaDecode>;
-using Operations = std::span<const AnyOperation>;
-
 int64_t sequences_of(const AnyOperation& operation) {
   const auto* linear = std::get_if<DecodeLinear>(&operation);
   return linear != nullptr ? linear->input.dim(0) : std::get<GsaDecode>(operation).projected.dim(0);
@@ -172,43 +170,17 @@ bool takes(const DecodeStep& args, int blocks) {
 }
 
 void fill(Operation& operation, const DecodeLinear& args) {
-  LinearOperation linear{};
-  linear.input = rows_of<bfloat16>(args.input).data;
-  linear.norm_weight = elements_of<bfloat16>(args.norm_weight);
-  linear.weight = elements_of<bfloat16>(args.weight);
-  linear.residual = rows_of<bfloat16>(args.residual).data;
-  linear.output = args.output.data();
-  linear.input_stride = int(args.input.row_stride());
-  linear.residual_stride = int(args.residual.row_stride());
-  linear.output_stride = int(args.output.row_stride());
-  linear.columns = int(args.input.dim(1));
-  linear.outputs = int(args.output.dim(1));
-  linear.epsilon = float(args.epsilon);
-  linear.norm = args.norm == DecodeNorm::rms_norm;
-  linear.gated = args.activation == DecodeActivation::swiglu;
-  linear.float_output = args.output.dtype() == DType::float32;
-  const int outputs = linear.gated ? unit_rows / 2 : unit_rows;
   operation.is_gsa = false;
-  operation.units = (linear.outputs + outputs - 1) / outputs;
-  operation.linear = linear;
+  operation.linear = linear_operation(args);
+  const int outputs = operation.linear.gated ? unit_rows / 2 : unit_rows;
+  operation.units = (operation.linear.outputs + outputs - 1) / outputs;
 }
 
 void fill(Operation& operation, const GsaDecode& args) {
-  GsaOperation gsa{};
-  gsa.projected = rows_of<bfloat16>(args.projected).data;
-  gsa.key_state = elements_of<float>(args.key_state);
-  gsa.value_state = elements_of<float>(args.value_state);
-  gsa.output = rows_of<bfloat16>(args.output).data;
-  gsa.projected_stride = int(args.projected.row_stride());
-  gsa.output_stride = int(args.output.row_stride());
-  gsa.query_heads = int(args.query_heads);
-  gsa.heads = int(args.heads);
-  gsa.dim = int(args.key_dim());
-  gsa.gate_factor = float(1.0 / args.gate_normalizer);
-  gsa.scale = float(args.scale);
   operation.is_gsa = true;
-  operation.units = int(args.projected.dim(0)) * gsa.query_heads * (gsa.dim / part_dim);
-  operation.gsa = gsa;
+  operation.gsa = gsa_operation(args);
+  operation.units =
+      int(args.projected.dim(0)) * operation.gsa.query_heads * (operation.gsa.dim / part_dim);
 }
 
 // All blocks run at once, or the launch fails: they wait for each other.
@@ -226,10 +198,7 @@ void launch(Stream& stream, Operations operations, int blocks, std::byte* worksp
     operation.first = first;
     first = (first + operation.units) % blocks;
   }
-  const int words = int(bytes / sizeof(uint4));
-  clear_kernel<<<blocks_of(words, clear_threads), clear_threads, 0, native(stream)>>>(
-      reinterpret_cast<uint4*>(workspace), words);
-  check_launch("decode_step");
+  clear_before_step(stream, workspace, bytes);
   check(cudaFuncSetAttribute(step_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              int(sizeof(StepShared))),
         "decode_step");
@@ -258,12 +227,21 @@ int multiprocessors() {
 }
 
 }  // namespace
+
+void clear_before_step(Stream& stream, std::byte* memory, size_t bytes) {
+  const int words = int(bytes / sizeof(uint4));
+  clear_kernel<<<blocks_of(words, clear_threads), clear_threads, 0, native(stream)>>>(
+      reinterpret_cast<uint4*>(memory), words);
+  check_launch("decode_step");
+}
+
 }  // namespace decode
 
 void decode_step(Stream& stream, const DecodeStep& args, std::byte* workspace) {
   const int blocks = decode::multiprocessors();
+  decode::Operations left(args.operations);
   if (!decode::takes(args, blocks)) {
-    for (const auto& operation : args.operations) {
+    for (const auto& operation : left.subspan(decode::run_many(stream, left, workspace))) {
       if (const auto* linear = std::get_if<DecodeLinear>(&operation)) {
         decode_linear(stream, *linear, workspace);
       } else {
@@ -272,7 +250,6 @@ void decode_step(Stream& stream, const DecodeStep& args, std::byte* workspace) {
     }
     return;
   }
-  decode::Operations left(args.operations);
   while (!left.empty()) {
     const auto now = left.first(std::min<size_t>(left.size(), decode::max_operations));
     decode::launch(stream, now, blocks, workspace, decode_step_workspace(args));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/async_copy.h"
+#include "kernels/cuda/decode_operations.h"
 #include "kernels/cuda/decode_workspace.h"
 
 namespace gsa::kernels::cuda::decode {
@@ -25,38 +26,6 @@ inline constexpr int chunk_tiles = 8;
 inline constexpr int chunk_columns = chunk_tiles * tile_columns;
 inline constexpr int max_tiles = 27;       // of an input's columns
 inline constexpr int max_norm_tiles = 10;  // of one with a norm
-
-struct LinearOperation {
-  const bfloat16* input;
-  const bfloat16* norm_weight;  // or null
-  const bfloat16* weight;
-  const bfloat16* residual;  // or null
-  void* output;
-  int input_stride;
-  int residual_stride;
-  int output_stride;
-  int columns;  // K
-  int outputs;  // N
-  float epsilon;
-  bool norm;
-  bool gated;         // swiglu
-  bool float_output;  // the output is float32
-};
-
-// K = V; a part is 64 keys and 64 values of a sequence's query head.
-struct GsaOperation {
-  const bfloat16* projected;
-  float* key_state;
-  float* value_state;
-  bfloat16* output;
-  int projected_stride;
-  int output_stride;
-  int query_heads;
-  int heads;
-  int dim;
-  float gate_factor;  // 1 / normalizer
-  float scale;
-};
 
 struct Operation {
   bool is_gsa;
@@ -159,30 +128,6 @@ __device__ inline void wait_for_multiplying() {
 }
 __device__ inline void sync_multiplying() {
   sync_threads(multiply_barrier, multiply_threads);
-}
-
-// A wait for other blocks that takes this long will never end: better an error than a hang.
-inline constexpr long long hopeless_cycles = 1LL << 36;
-
-// What the calling thread sees of this block's writes (it has passed a barrier with those who
-// wrote) every thread that is behind `wait_for_blocks` sees, and whoever meets that one at a
-// barrier.
-__device__ inline void arrive_at_blocks(uint32_t* arrivals) {
-  asm volatile("red.release.gpu.global.add.u32 [%0], 1;\n" ::"l"(arrivals) : "memory");
-}
-__device__ inline void wait_for_blocks(const uint32_t* arrivals, uint32_t wanted) {
-  const long long begin = clock64();
-  uint32_t seen;
-  do {
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];\n" : "=r"(seen) : "l"(arrivals) : "memory");
-    if (clock64() - begin > hopeless_cycles) {
-      __trap();
-    }
-  } while (seen < wanted);
-}
-
-__device__ inline float swish(float x) {
-  return x * sigmoid(x);
 }
 
 }  // namespace gsa::kernels::cuda::decode

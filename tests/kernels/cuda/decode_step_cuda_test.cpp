@@ -165,7 +165,10 @@ void run_steps(Bench& bench, const StepCase& size) {
 const StepCase step_cases[] = {{1, 4, 4, 512, 5632, 640},
                                {5, 8, 2, 64, 1440, 333},
                                {2, 4, 1, 128, 6912, 37, 2},
-                               {8, 5, 5, 512, 96, 40}};
+                               {8, 5, 5, 512, 96, 40},
+                               // Another kernel; and a head that it does not take, grouped heads.
+                               {64, 4, 4, 512, 5632, 640},
+                               {64, 4, 2, 512, 1408, 16000, 2}};
 
 TEST_F(CudaDecodeStep, InOneKernelIsAsOnTheCpu) {
   for (const StepCase& size : step_cases) {
@@ -181,6 +184,9 @@ TEST_F(CudaDecodeStep, OneByOneIsAsOnTheCpu) {
   });
   expect_as_on_cpu("decode_step of many", [](Bench& bench) {
     run_steps(bench, {11, 4, 4, 64, 512, 64});
+  });
+  expect_as_on_cpu("decode_step of 64 one by one", [](Bench& bench) {
+    run_steps(bench, {64, 3, 3, 64, 168, 77});
   });
 }
 
@@ -215,8 +221,7 @@ TEST_F(CudaDecodeStep, GivesASequenceTheSameBitsAmongUpToEight) {
   }
 }
 
-TEST_F(CudaDecodeStep, LeavesTheSameBitsWhenItIsRecorded) {
-  const StepCase size{3, 4, 4, 128, 1408, 1000, 3};
+void expect_same_bits_when_recorded(const StepCase& size) {
   constexpr int runs = 50;
   std::vector<std::vector<std::byte>> bits[2];
   for (const bool recorded : {false, true}) {
@@ -246,7 +251,12 @@ TEST_F(CudaDecodeStep, LeavesTheSameBitsWhenItIsRecorded) {
       bits[recorded ? 1 : 0].push_back(result.bits);
     }
   }
-  EXPECT_TRUE(bits[0] == bits[1]);
+  EXPECT_TRUE(bits[0] == bits[1]) << size.name();
+}
+
+TEST_F(CudaDecodeStep, LeavesTheSameBitsWhenItIsRecorded) {
+  expect_same_bits_when_recorded({3, 4, 4, 128, 1408, 1000, 3});
+  expect_same_bits_when_recorded({64, 4, 4, 512, 1408, 1000});
 }
 
 }  // namespace
