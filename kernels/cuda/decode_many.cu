@@ -77,7 +77,7 @@ __device__ void copy_all(const ManyStep& step, const ManyShared& shared) {
 __device__ void take_all(const ManyStep& step, const ManyShared& shared) {
   RingPlace ring;
   GroupMeeting meeting;
-  int scores_phase = 0;
+  ScorePhases scores;
   for (int number = 0; number < step.count; ++number) {
     const auto wait_for_input = [&] {
       if (number > 0) {
@@ -90,7 +90,7 @@ __device__ void take_all(const ManyStep& step, const ManyShared& shared) {
     };
     const ManyOperation& operation = step.operations[number];
     if (operation.is_gsa) {
-      take_gsa(operation, shared, ring, meeting, scores_phase, wait_for_input);
+      take_gsa(operation, shared, ring, scores, wait_for_input);
     } else {
       take_product(step, operation, shared, ring, meeting, wait_for_input);
     }
@@ -112,8 +112,8 @@ __global__ void __launch_bounds__(many_threads, 1)
     }
     init_barrier(shared_address(&shared.fixed->sums), many_cluster);
     init_barrier(shared_address(&shared.fixed->taken), many_cluster);
-    for (uint64_t& scores : shared.fixed->scores) {
-      init_barrier(shared_address(&scores), many_cluster);
+    for (int i = 0; i < teams * score_buffers; ++i) {
+      init_barrier(shared_address(&shared.fixed->scores[0][0] + i), 1);
     }
     publish_barriers();
   }

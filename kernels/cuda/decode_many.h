@@ -33,6 +33,7 @@ inline constexpr int unit_sums_bytes = many_unit_rows * many_rows * int(sizeof(f
 // ring slot each.
 inline constexpr int many_slots = 64;
 inline constexpr int many_part = 64;
+inline constexpr int score_buffers = 2;  // that a team's units take in turn
 static_assert(many_slots * many_part * int(sizeof(float)) == slot_bytes);
 
 struct ManyOperation {
@@ -65,7 +66,7 @@ struct ManyFixed {
   uint64_t empty[ring_slots];
   uint64_t sums;   // all blocks of the group have their sums in shared memory
   uint64_t taken;  // all of them have taken what they need
-  uint64_t scores[teams];
+  uint64_t scores[teams][score_buffers];  // a team's unit has all parts of its scores
 };
 inline constexpr int fixed_bytes = 1024;
 static_assert(sizeof(ManyFixed) <= fixed_bytes);
@@ -213,14 +214,14 @@ struct DepthPlace {
   }
 };
 
-// Working memory of a GSA step, in floats: sums of each warp over its keys and its values; a team's
-// sums of scores, for two units in turn; the tokens' parts: q, k, v, alpha, 1 - alpha.
+// Working memory of a GSA step, in floats: sums of each warp over its keys and its values; scores
+// of each team's units from all parts; the tokens' parts: q, k, v, alpha, 1 - alpha.
 struct GsaWork {
   static constexpr int team_warps = warpgroup_threads / warp_size;
   static constexpr int key_sums = 0;
   static constexpr int value_sums = key_sums + teams * team_warps * many_slots;
   static constexpr int scores = value_sums + teams * team_warps * many_part;
-  static constexpr int tokens = scores + teams * 2 * many_slots;
+  static constexpr int tokens = scores + teams * score_buffers * many_cluster * many_slots;
   static constexpr int token = 3 * many_part + 2 * many_slots;
   static constexpr int64_t bytes(int64_t units) {
     return (tokens + units * token) * int64_t(sizeof(float));

@@ -37,46 +37,61 @@ __device__ void copy_states(const ManyStep& step, int number, Filler& filler) {
   }
 }
 
-// The parts of the units' tokens, activated.
+// A unit's place in the projections: which sequence's and which heads' columns.
+struct TokenPlace {
+  const bfloat16* row;
+  int query_head;
+  int head;
+
+  __device__ TokenPlace(const GsaOperation& gsa, int unit) {
+    const int sequence = int(unsigned(unit) / unsigned(gsa.query_heads));
+    query_head = unit - sequence * gsa.query_heads;
+    head = int(unsigned(query_head) / (unsigned(gsa.query_heads) / unsigned(gsa.heads)));
+    row = gsa.projected + int64_t(sequence) * gsa.projected_stride;
+  }
+};
+
+// The parts of the units' tokens, activated: eight of q, k or v a thread, and four gates a thread,
+// beginning with the last one.
 __device__ inline void load_tokens(const GsaOperation& gsa, const UnitPlace& units, int part,
                                    float* memory) {
   constexpr int part_pieces = many_part / vector_width;
-  constexpr int pieces = 3 * part_pieces + many_slots / vector_width;
+  constexpr int pieces = 3 * part_pieces;
+  constexpr int gate_pieces = many_slots / 4;
   const int k_begin = gsa.query_heads * gsa.dim;
   const int v_begin = k_begin + gsa.heads * gsa.dim;
   const int f_begin = v_begin + gsa.heads * gsa.dim;
-  const unsigned shared_by = unsigned(gsa.query_heads) / unsigned(gsa.heads);
   for (int at = int(threadIdx.x); at < units.count * pieces; at += taking_threads) {
     const int i = at / pieces;
     const int kind = at % pieces / part_pieces;
     const int element = at % part_pieces * vector_width;
-    const int unit = units.unit(i);
-    const int sequence = int(unsigned(unit) / unsigned(gsa.query_heads));
-    const int query_head = unit - sequence * gsa.query_heads;
-    const int head = int(unsigned(query_head) / shared_by);
-    int column = element;
-    if (kind == 0) {
-      column += query_head * gsa.dim + part * many_part;
-    } else if (kind < 3) {
-      column += (kind == 1 ? k_begin : v_begin) + head * gsa.dim + part * many_part;
-    } else {
-      column += f_begin + head * many_slots;
-    }
-    const uint4 loaded = __ldcg(reinterpret_cast<const uint4*>(
-        gsa.projected + int64_t(sequence) * gsa.projected_stride + column));
+    const TokenPlace place(gsa, units.unit(i));
+    const int begin = kind == 0 ? place.query_head * gsa.dim
+                                : (kind == 1 ? k_begin : v_begin) + place.head * gsa.dim;
+    const uint4 loaded =
+        __ldcg(reinterpret_cast<const uint4*>(place.row + begin + part * many_part + element));
     const auto* x = reinterpret_cast<const bfloat16*>(&loaded);
     float* token = memory + GsaWork::tokens + i * GsaWork::token + kind * many_part + element;
 #pragma unroll
     for (int j = 0; j < vector_width; ++j) {
+      token[j] = swish(to_float(x[j]));
+    }
+  }
+  for (int at = taking_threads - 1 - int(threadIdx.x); at < units.count * gate_pieces;
+       at += taking_threads) {
+    const int i = at / gate_pieces;
+    const int element = at % gate_pieces * 4;
+    const TokenPlace place(gsa, units.unit(i));
+    const uint2 loaded = __ldcg(
+        reinterpret_cast<const uint2*>(place.row + f_begin + place.head * many_slots + element));
+    const auto* x = reinterpret_cast<const bfloat16*>(&loaded);
+    float* alpha = memory + GsaWork::tokens + i * GsaWork::token + 3 * many_part + element;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
       const float value = to_float(x[j]);
-      if (kind < 3) {
-        token[j] = swish(value);
-      } else {
-        const float log_alpha =
-            gsa.gate_factor * (fminf(value, 0.0F) - log1pf(expf(-fabsf(value))));
-        token[j] = expf(log_alpha);
-        token[many_slots + j] = -expm1f(log_alpha);
-      }
+      const float log_alpha = gsa.gate_factor * (fminf(value, 0.0F) - log1pf(expf(-fabsf(value))));
+      alpha[j] = expf(log_alpha);
+      alpha[many_slots + j] = -expm1f(log_alpha);
     }
   }
 }
@@ -140,29 +155,38 @@ __device__ inline float add_sums(const float* sums, int column) {
          (sums[2 * many_slots + column] + sums[3 * many_slots + column]);
 }
 
-// A lane's two probabilities, of slots lane and lane + 32: softmax(scale * sum of the group's u).
+// Sends a number to another block's shared memory, and counts its bytes at a barrier there.
+__device__ inline void send(uint32_t target, float x, uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];\n" ::"r"(target),
+      "f"(x), "r"(barrier)
+      : "memory");
+}
+
+// The phases of a team's barriers of scores.
+struct ScorePhases {
+  int phases = 0;  // a bit a buffer
+  __device__ int take(int buffer) {
+    const int phase = phases >> buffer & 1;
+    phases ^= 1 << buffer;
+    return phase;
+  }
+};
+
+// A lane's two probabilities, of slots lane and lane + 32: softmax(scale * sum over parts of u).
 struct LaneProbabilities {
   float p[many_slots / warp_size];
 
-  __device__ LaneProbabilities(float scale, const float* scores, int split, int first_rank) {
+  __device__ LaneProbabilities(float scale, const float* scores, int split) {
     constexpr int count = many_slots / warp_size;
     const int lane = int(threadIdx.x) % warp_size;
-    float parts[many_cluster][count];
-#pragma unroll
-    for (int of = 0; of < many_cluster; ++of) {
-      const uint32_t from = shared_address_in(scores + lane, first_rank + min(of, split - 1));
-#pragma unroll
-      for (int i = 0; i < count; ++i) {
-        parts[of][i] = load_shared_in(from + uint32_t(i * warp_size * sizeof(float)));
-      }
-    }
     float largest = -INFINITY;
 #pragma unroll
     for (int i = 0; i < count; ++i) {
       p[i] = 0.0F;
 #pragma unroll
       for (int of = 0; of < many_cluster; ++of) {
-        p[i] += of < split ? parts[of][i] : 0.0F;
+        p[i] += of < split ? scores[of * many_slots + i * warp_size + lane] : 0.0F;
       }
       p[i] *= scale;
       largest = fmaxf(largest, p[i]);
@@ -182,6 +206,24 @@ struct LaneProbabilities {
   }
 };
 
+// Sends this part's scores of a team's unit to all blocks of the group, this one included.
+__device__ inline void send_scores(const ManyShared& shared, const TeamPlace& place,
+                                   const float* sums, float* scores, int split, int part,
+                                   int buffer) {
+  const uint32_t told = shared_address(&shared.fixed->scores[place.team][buffer]);
+  if (place.thread == warpgroup_threads - 1) {
+    arrive_expecting(told, split * many_slots * int(sizeof(float)));
+  }
+  if (place.thread < many_slots) {
+    const float u = add_sums(sums, place.thread);
+    const int first_rank = cluster_rank() - part;
+    const uint32_t own = shared_address(scores + part * many_slots + place.thread);
+    for (int to = 0; to < split; ++to) {
+      send(address_in_block(own, first_rank + to), u, address_in_block(told, first_rank + to));
+    }
+  }
+}
+
 // A unit's part, by a team.
 __device__ inline void take_unit(const ManyOperation& operation, int unit, int part,
                                  const float* token, float* memory, const ManyShared& shared,
@@ -190,7 +232,8 @@ __device__ inline void take_unit(const ManyOperation& operation, int unit, int p
   const float* q = token;
   const float* k = token + many_part;
   const float* gate = token + 3 * many_part;  // alpha, then 1 - alpha
-  float* scores = memory + GsaWork::scores + (place.team * 2 + buffer) * many_slots;
+  float* scores =
+      memory + GsaWork::scores + (place.team * score_buffers + buffer) * many_cluster * many_slots;
   float4 x[thread_quads];
   take_slot(shared, at, place, x);
   const float4 alpha = *reinterpret_cast<const float4*>(gate + place.column);
@@ -209,12 +252,8 @@ __device__ inline void take_unit(const ManyOperation& operation, int unit, int p
   }
   store_sums(place.sums(memory, GsaWork::key_sums), place, sum);
   place.sync();
-  if (place.thread < many_slots) {
-    scores[place.thread] = add_sums(place.sums(memory, GsaWork::key_sums), place.thread);
-  }
-  place.sync();
-  uint64_t& told = shared.fixed->scores[place.team];
-  tell_group(told, operation.split, place.thread);
+  send_scores(shared, place, place.sums(memory, GsaWork::key_sums), scores, operation.split, part,
+              buffer);
 
   at.advance(1);
   take_slot(shared, at, place, x);
@@ -230,8 +269,8 @@ __device__ inline void take_unit(const ManyOperation& operation, int unit, int p
                        fmaf(x[i].z, keep, add * v.z), fmaf(x[i].w, keep, add * v.w));
     __stcs(reinterpret_cast<float4*>(values + int64_t(m) * gsa.dim), x[i]);
   }
-  wait_in_cluster(shared_address(&told), phase);
-  const LaneProbabilities probabilities(gsa.scale, scores, operation.split, cluster_rank() - part);
+  wait_in_cluster(shared_address(&shared.fixed->scores[place.team][buffer]), phase);
+  const LaneProbabilities probabilities(gsa.scale, scores, operation.split);
   sum = make_float4(0, 0, 0, 0);
 #pragma unroll
   for (int i = 0; i < thread_quads; ++i) {
@@ -249,12 +288,12 @@ __device__ inline void take_unit(const ManyOperation& operation, int unit, int p
   }
 }
 
-// The teams' part in a GSA step; `phase` is that of the team's barrier. A team's units take two
-// buffers of scores in turn: a block that tells of a unit's scores has read those of the one
-// before.
+// The teams' part in a GSA step. Two buffers of scores are enough: a block that sends those of a
+// unit has read those of the one before, and gets none of the next but one until it has sent its
+// own.
 template <typename WaitForInput>
 __device__ void take_gsa(const ManyOperation& operation, const ManyShared& shared, RingPlace& ring,
-                         GroupMeeting& meeting, int& phase, WaitForInput&& wait_for_input) {
+                         ScorePhases& phases, WaitForInput&& wait_for_input) {
   constexpr int unit_slots = 2;
   const UnitPlace units(operation);
   const TeamPlace place;
@@ -264,17 +303,14 @@ __device__ void take_gsa(const ManyOperation& operation, const ManyShared& share
   load_tokens(operation.gsa, units, part, memory);
   sync_taking();
   for (int i = place.team; i < units.count; i += teams) {
+    const int buffer = i / teams % score_buffers;
     RingPlace at = ring;
     at.advance(i * unit_slots);
     take_unit(operation, units.unit(i), part, memory + GsaWork::tokens + i * GsaWork::token, memory,
-              shared, at, place, i / teams % 2, phase);
-    phase ^= 1;
+              shared, at, place, buffer, phases.take(buffer));
   }
   ring.advance(units.count * unit_slots);
   sync_taking();
-  if (units.count > 0) {
-    meeting.tell_taken(*shared.fixed, operation.split);
-  }
 }
 
 }  // namespace gsa::kernels::cuda::decode
