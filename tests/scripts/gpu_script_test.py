@@ -64,6 +64,7 @@ case "$*" in
   *--gtest_list_tests*) printf 'Running main()\nGsaOp.\n  First\nForms/GsaForms.  # TypeParam\n  A/0\nBandwidth.\n  Copy\n' ;;
   *"--gtest_filter=$SLOW"*) [[ -z $SLOW ]] || { echo "$FOUND"; sleep 10; } ;;
 esac
+[[ -z $GTEST_SHARD_INDEX || $GTEST_SHARD_INDEX != "$BAD_PART" ]] || { echo "wrong in part $BAD_PART"; exit 1; }
 """
 
 FIGURES = {"phases_ms": {"products": 1.0}, "tokens_per_second": 2.0, "stall_seconds": 0.125,
@@ -100,6 +101,7 @@ class GpuTest(unittest.TestCase):
         environment = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}",
                        "GSA_BUNDLE": str(self.folder / "bundle"), "PLAYED": str(self.folder / "played"),
                        "FIGURES": str(self.folder / "figures.json"), "FAILING": "", "SLOW": "", "FOUND": "",
+                       "BAD_PART": "",
                        **variables}
         environment.pop("GSA", None)
         return subprocess.run(["bash", self.root / "scripts/gpu_test.sh", *arguments], cwd=self.root,
@@ -142,6 +144,18 @@ class GpuTest(unittest.TestCase):
                                  FOUND="========= Invalid __global__ read of size 4 bytes")
         self.assertEqual(result.returncode, 1)
         self.assertEqual(self.result_of("racecheck GsaOp."), "FAILED")
+
+    def test_races_within_cublas_are_not_ours(self):
+        result = self.run_script("--only", "sanitize", SANITIZE_SECONDS="1", SLOW="GsaOp.",
+                                 FOUND="========= Error: Race reported between Read access at nvjet_sm90+0xb00")
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+        self.assertEqual(self.result_of("racecheck GsaOp."), "unfinished")
+
+    def test_one_part_of_the_kernel_tests_that_fails_fails_them(self):
+        result = self.run_script("--only", "kernels", BAD_PART="0")
+        self.assertEqual(result.returncode, 1)
+        self.assertEqual(self.result_of("kernel tests"), "FAILED")
+        self.assertIn("wrong in part 0", result.stdout)
 
     def test_a_machine_without_a_gpu_is_told_so(self):
         self.program("bin", "nvidia-smi", "#!/bin/bash\nexit 9\n")
