@@ -8,6 +8,12 @@
 
 namespace gsa::kernels::cuda {
 
+// The shared memory that the launch gives the block, at a multiple of 1024 bytes.
+__device__ inline unsigned char* block_memory() {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  return memory;
+}
+
 // Changes how many registers each thread of a warpgroup has.
 template <int registers>
 __device__ inline void give_registers() {
@@ -106,6 +112,33 @@ __device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int col
       "[%0], [%1, {%3, %4, %5}], [%2];\n" ::"r"(target),
       "l"(&map), "r"(barrier), "r"(column), "r"(head), "r"(row)
       : "memory");
+}
+// Begins copying a box of a map of panels (tensor_map.h), to this block or to the same place in
+// both.
+__device__ inline void copy_panels(uint32_t target, const CUtensorMap& map, int column, int row,
+                                   uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4}], [%2];\n" ::"r"(target),
+      "l"(&map), "r"(barrier), "r"(column), "r"(row)
+      : "memory");
+}
+__device__ inline void copy_panels_to_both(uint32_t target, const CUtensorMap& map, int column,
+                                           int row, uint32_t barrier) {
+  constexpr uint16_t both = 3;
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;\n" ::"r"(target),
+      "l"(&map), "r"(barrier), "r"(column), "r"(row), "h"(both)
+      : "memory");
+}
+
+// Arrives at a barrier of a block of the cluster, without an order of memory: to ask for one costs
+// a fence of the whole GPU.
+__device__ inline void arrive_in_block(uint32_t barrier, int rank) {
+  asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];\n" ::"r"(
+                   address_in_block(barrier, rank))
+               : "memory");
 }
 __device__ inline void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];\n" ::"l"(&map) : "memory");

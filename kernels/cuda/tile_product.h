@@ -19,10 +19,7 @@
 // they share is in the L2 cache.
 #pragma once
 
-#include <algorithm>
-
 #include "kernels/cuda/async_copy.h"
-#include "kernels/cuda/launch.h"
 #include "kernels/cuda/wgmma.h"
 
 namespace gsa::kernels::cuda::tile_product {
@@ -99,26 +96,6 @@ __device__ __forceinline__ void each_tile(const Tiles& tiles, int rank, const F&
   }
 }
 
-// Begins copying a box of a map of panels (tensor_map.h), to this block or to the same place in
-// both.
-__device__ inline void copy_panels(uint32_t target, const CUtensorMap& map, int column, int row,
-                                   uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-      "[%0], [%1, {%3, %4}], [%2];\n" ::"r"(target),
-      "l"(&map), "r"(barrier), "r"(column), "r"(row)
-      : "memory");
-}
-__device__ inline void copy_panels_to_both(uint32_t target, const CUtensorMap& map, int column,
-                                           int row, uint32_t barrier) {
-  constexpr uint16_t both = 3;
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;\n" ::"r"(target),
-      "l"(&map), "r"(barrier), "r"(column), "r"(row), "h"(both)
-      : "memory");
-}
-
 // The stages, their barriers, and which comes next.
 class Ring {
  public:
@@ -142,14 +119,11 @@ class Ring {
   }
   // A warp that multiplies: until the next stage is there.
   __device__ void wait_stage() const { wait_barrier(full(stage_), phase_); }
-  // A warp no longer reads the stage, into which both blocks copy. Its products have ended and
-  // nothing that it wrote is handed over: to ask for an order of memory would cost a fence of the
-  // whole GPU.
+  // A warp no longer reads the stage, into which both blocks copy: its products have ended, and
+  // nothing that it wrote is handed over.
   __device__ void release(int stage, int lane) const {
     if (lane < cluster) {
-      asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];\n" ::"r"(
-                       address_in_block(empty(stage), lane))
-                   : "memory");
+      arrive_in_block(empty(stage), lane);
     }
   }
   __device__ void advance() {
@@ -260,7 +234,7 @@ __device__ __forceinline__ void finish(const Product& product, const unsigned ch
 template <typename Product>
 __global__ void __cluster_dims__(cluster, 1, 1) __launch_bounds__(threads, 1)
     tile_kernel(const __grid_constant__ Product product) {
-  extern __shared__ __align__(1024) unsigned char memory[];
+  unsigned char* memory = block_memory();
   unsigned char* results = memory + ring_bytes;
   const Ring ring(shared_address(memory), shared_address(results + result_bytes));
   const int rank = cluster_rank();
@@ -287,22 +261,6 @@ __global__ void __cluster_dims__(cluster, 1, 1) __launch_bounds__(threads, 1)
   }
   // What the other block still copies and says comes to this one's memory.
   sync_cluster();
-}
-
-// As many clusters as run at once, or as there are tiles.
-template <typename Product>
-void launch_tiles(Stream& stream, const Product& product, const char* name) {
-  int device = 0;
-  int multiprocessors = 0;
-  check(cudaGetDevice(&device), name);
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), name);
-  check(cudaFuncSetAttribute(tile_kernel<Product>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             shared_bytes),
-        name);
-  const int clusters = std::min(multiprocessors / cluster, product.tiles.count());
-  tile_kernel<<<unsigned(clusters * cluster), threads, size_t(shared_bytes), native(stream)>>>(
-      product);
-  check_launch(name);
 }
 
 // What a thread finishes at a time: 16 bytes of a row. The finishers take as many rows of 64

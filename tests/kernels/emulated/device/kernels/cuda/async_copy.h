@@ -1,0 +1,95 @@
+// kernels/cuda/async_copy.h on the emulator.
+#pragma once
+
+#include "kernels/cuda/mma.h"
+
+// A matrix in memory, of which boxes of `box_rows` rows of 64 columns are copied.
+struct CUtensorMap {
+  const gsa::kernels::cuda::bfloat16* data = nullptr;
+  int64_t rows = 0;
+  int64_t columns = 0;
+  int64_t stride = 0;
+  int box_rows = 0;
+};
+
+namespace gsa::kernels::cuda {
+
+inline unsigned char* block_memory() {
+  return emulated::current().block->memory;
+}
+template <int registers>
+void give_registers() {}
+template <int registers>
+void take_registers() {}
+
+inline void sync_threads(int barrier, int threads) {
+  emulated::arrive_at(emulated::current().block->numbered[barrier], threads, true,
+                      "a barrier by number");
+}
+template <int barrier>
+void sync_threads(int threads) {
+  sync_threads(barrier, threads);
+}
+inline void arrive_threads(int barrier, int threads) {
+  emulated::arrive_at(emulated::current().block->numbered[barrier], threads, false,
+                      "a barrier by number");
+}
+inline void __syncwarp() {
+  emulated::arrive_at(emulated::current().warp->barrier, warp_size, true, "its warp");
+}
+
+inline void init_barrier(uint32_t barrier, int arrivals) {
+  emulated::barrier_at(barrier) = {.arrivals = arrivals, .pending = arrivals};
+}
+inline void publish_barriers() {}
+inline void arrive(uint32_t barrier) {
+  emulated::barrier_at(barrier).arrive(0);
+}
+inline void arrive_expecting(uint32_t barrier, int bytes) {
+  emulated::barrier_at(barrier).arrive(bytes);
+}
+inline void wait_barrier(uint32_t barrier, int phase) {
+  const emulated::MemoryBarrier& there = emulated::barrier_at(barrier);
+  emulated::wait_until("a barrier in memory", [&] { return there.phase != phase; });
+}
+
+inline int cluster_rank() {
+  return emulated::current().block->rank;
+}
+inline void sync_cluster() {
+  emulated::arrive_at(emulated::current().cluster->barrier,
+                      emulated::cluster_blocks * emulated::threads_of_block(), true, "its cluster");
+}
+inline uint32_t address_in_block(uint32_t address, int rank) {
+  constexpr int rank_shift = 24;
+  return (address & ((1U << rank_shift) - 1)) | uint32_t(rank) << rank_shift;
+}
+inline void arrive_in_block(uint32_t barrier, int rank) {
+  arrive(address_in_block(barrier, rank));
+}
+
+inline void copy_panels(uint32_t target, const CUtensorMap& map, int column, int row,
+                        uint32_t barrier) {
+  unsigned char* block = emulated::pointer_to(target & ~0xffffffU);
+  const uint32_t offset = target & 0xffffffU;
+  emulated::MemoryBarrier& told = emulated::barrier_at(barrier);
+  emulated::land_later([=, &map, &told] {
+    for (int i = 0; i < map.box_rows; ++i) {
+      for (int j = 0; j < panel_columns; ++j) {
+        const bool exists = row + i < map.rows && column + j < map.columns;
+        const bfloat16 x = exists ? map.data[(row + i) * map.stride + column + j] : bfloat16{};
+        const int at = i * panel_row_bytes + j * int(sizeof(bfloat16));
+        std::memcpy(block + swizzled(offset + uint32_t(at)), &x, sizeof(x));
+      }
+    }
+    told.land(map.box_rows * panel_row_bytes);
+  });
+}
+inline void copy_panels_to_both(uint32_t target, const CUtensorMap& map, int column, int row,
+                                uint32_t barrier) {
+  for (int rank = 0; rank < emulated::cluster_blocks; ++rank) {
+    copy_panels(address_in_block(target, rank), map, column, row, address_in_block(barrier, rank));
+  }
+}
+
+}  // namespace gsa::kernels::cuda

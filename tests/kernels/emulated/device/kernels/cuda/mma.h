@@ -1,0 +1,63 @@
+// kernels/cuda/mma.h on the emulator: panels, and accumulators on their way into them.
+#pragma once
+
+#include "kernels/cuda/vector.h"
+
+namespace gsa::kernels::cuda {
+
+inline constexpr int warp_size = emulated::warp_threads;
+inline constexpr int panel_columns = 64;
+inline constexpr int panel_row_bytes = panel_columns * int(sizeof(bfloat16));
+inline constexpr int piece_bytes = 16;
+inline constexpr int piece_columns = piece_bytes / int(sizeof(bfloat16));
+inline constexpr int row_pieces = panel_row_bytes / piece_bytes;
+inline constexpr int strip_rows = 16;
+inline constexpr int strip_bytes = strip_rows * panel_row_bytes;
+inline constexpr int panel_bytes = 64 * panel_row_bytes;
+inline constexpr int panel_tiles = panel_columns / 8;
+inline constexpr int panel_steps = panel_columns / 16;
+
+using StripOperand = uint32_t[panel_steps][4];
+
+enum class PanelRows { depth, columns };
+
+inline uint32_t shared_address(const void* pointer) {
+  return emulated::address_of(pointer);
+}
+
+inline uint32_t panel_offset(int row, int piece) {
+  return uint32_t(row * panel_row_bytes + ((piece ^ (row & 7)) * piece_bytes));
+}
+
+// The hardware's 128-byte swizzle: the piece within 128 bytes by the number of the 128 bytes.
+inline uint32_t swizzled(uint32_t address) {
+  return address ^ ((address >> 7 & 7) << 4);
+}
+
+inline uint32_t pack_pair(float low, float high) {
+  return uint32_t{to_bfloat16(high).bits} << 16 | to_bfloat16(low).bits;
+}
+inline float2 unpack_pair(uint32_t pair) {
+  return {to_float({uint16_t(pair)}), to_float({uint16_t(pair >> 16)})};
+}
+
+inline void to_operand(StripOperand& a, const float (*c)[4]) {
+  for (int step = 0; step < panel_steps; ++step) {
+    for (int i = 0; i < 4; ++i) {
+      const float* pair = &c[2 * step + i / 2][i % 2 * 2];
+      a[step][i] = pack_pair(pair[0], pair[1]);
+    }
+  }
+}
+
+inline void write_strip(unsigned char* panel, const StripOperand& a, int lane) {
+  for (int step = 0; step < panel_steps; ++step) {
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane / 4 + i % 2 * 8;
+      std::memcpy(panel + panel_offset(row, 2 * step + i / 2) + lane % 4 * 4, &a[step][i],
+                  sizeof(uint32_t));
+    }
+  }
+}
+
+}  // namespace gsa::kernels::cuda

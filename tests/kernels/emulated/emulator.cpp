@@ -1,0 +1,237 @@
+#include "tests/kernels/emulated/emulator.h"
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <memory>
+#include <stdexcept>
+
+namespace gsa::emulated {
+namespace {
+
+constexpr size_t stack_bytes = size_t{64} << 10;
+constexpr uintptr_t memory_alignment = 1024;
+constexpr int rank_shift = 24;
+constexpr uint32_t offset_mask = (1U << rank_shift) - 1;
+
+struct Fiber {
+  Thread thread;
+  ucontext_t context{};
+  std::vector<unsigned char> stack = std::vector<unsigned char>(stack_bytes);
+  const char* waits_for = "";
+  bool is_done = false;
+  std::exception_ptr error;
+};
+
+// What runs now: one kernel at a time.
+struct Machine {
+  const std::function<void()>* kernel = nullptr;
+  unsigned blocks = 0;
+  int threads = 0;
+  std::vector<std::unique_ptr<Cluster>> clusters;
+  std::vector<std::unique_ptr<Warp>> warps;
+  std::vector<std::unique_ptr<Fiber>> fibers;
+  std::vector<std::function<void()>> landings;
+  Fiber* running = nullptr;
+  ucontext_t scheduler{};
+  bool has_moved = false;
+  std::mt19937 random;
+};
+Machine* machine = nullptr;
+
+void run_fiber() {
+  Fiber& fiber = *machine->running;
+  try {
+    (*machine->kernel)();
+  } catch (...) {
+    fiber.error = std::current_exception();
+  }
+  fiber.is_done = true;
+  machine->has_moved = true;
+  swapcontext(&fiber.context, &machine->scheduler);
+}
+
+void prepare_block(Block& block, unsigned number, int rank, size_t shared_bytes) {
+  constexpr unsigned char rubbish = 0xFF;  // no numbers in any format
+  block.number = number;
+  block.rank = rank;
+  block.storage.assign(shared_bytes + memory_alignment, rubbish);
+  const auto start = reinterpret_cast<uintptr_t>(block.storage.data());
+  block.memory = block.storage.data() + (memory_alignment - start % memory_alignment);
+  block.bytes = shared_bytes;
+}
+
+void prepare(Fiber& fiber) {
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack.data();
+  fiber.context.uc_stack.ss_size = fiber.stack.size();
+  makecontext(&fiber.context, run_fiber, 0);
+}
+
+void add_block(Cluster& cluster, Block& block) {
+  for (int i = 0; i < machine->threads; ++i) {
+    if (i % warp_threads == 0) {
+      machine->warps.push_back(std::make_unique<Warp>());
+    }
+    auto fiber = std::make_unique<Fiber>();
+    fiber->thread = {.thread = {unsigned(i)},
+                     .block_number = {block.number},
+                     .block = &block,
+                     .cluster = &cluster,
+                     .warp = machine->warps.back().get()};
+    prepare(*fiber);
+    machine->fibers.push_back(std::move(fiber));
+  }
+}
+
+// Lands some of what is under way, in any order.
+void land_some() {
+  constexpr unsigned most = 4;
+  std::vector<std::function<void()>>& landings = machine->landings;
+  std::shuffle(landings.begin(), landings.end(), machine->random);
+  for (unsigned count = machine->random() % most; count > 0 && !landings.empty(); --count) {
+    const std::function<void()> landing = std::move(landings.back());
+    landings.pop_back();
+    landing();
+    machine->has_moved = true;
+  }
+}
+
+// What is waited for, and by how many.
+std::string hang() {
+  std::map<std::string, int> waits;
+  for (const auto& fiber : machine->fibers) {
+    ++waits[fiber->waits_for];
+  }
+  std::string text = "a kernel does not end:";
+  for (const auto& [what, count] : waits) {
+    text += " " + std::to_string(count) + " threads wait for " + what + ";";
+  }
+  return text;
+}
+
+void run_round() {
+  std::vector<std::unique_ptr<Fiber>>& fibers = machine->fibers;
+  constexpr unsigned seldom = 4;
+  if (machine->random() % seldom == 0) {
+    std::shuffle(fibers.begin(), fibers.end(), machine->random);
+  }
+  for (const auto& fiber : fibers) {
+    machine->running = fiber.get();
+    swapcontext(&machine->scheduler, &fiber->context);
+    if (fiber->error) {
+      std::rethrow_exception(fiber->error);
+    }
+  }
+  fibers.erase(std::remove_if(fibers.begin(), fibers.end(),
+                              [](const auto& fiber) { return fiber->is_done; }),
+               fibers.end());
+}
+
+}  // namespace
+
+void MemoryBarrier::arrive(int64_t expected) {
+  if (pending == 0) {
+    throw std::logic_error("more arrivals at a barrier in memory than it was made for");
+  }
+  --pending;
+  bytes += expected;
+  complete();
+}
+
+void MemoryBarrier::land(int64_t landed) {
+  bytes -= landed;
+  complete();
+}
+
+void MemoryBarrier::complete() {
+  if (pending == 0 && bytes == 0) {
+    pending = arrivals;
+    phase ^= 1;
+  }
+}
+
+const Thread& current() {
+  return machine->running->thread;
+}
+unsigned blocks_of_grid() {
+  return machine->blocks;
+}
+int threads_of_block() {
+  return machine->threads;
+}
+
+void wait_until(const char* what, const std::function<bool()>& ready) {
+  Fiber& fiber = *machine->running;
+  fiber.waits_for = what;
+  while (!ready()) {
+    swapcontext(&fiber.context, &machine->scheduler);
+  }
+  machine->has_moved = true;
+}
+
+void land_later(std::function<void()> landing) {
+  machine->landings.push_back(std::move(landing));
+}
+
+void arrive_at(CountedBarrier& barrier, int total, bool wait, const char* what) {
+  const int64_t generation = barrier.generation;
+  machine->has_moved = true;
+  if (++barrier.arrived > total) {
+    throw std::logic_error(std::string("more threads than it is for at ") + what);
+  }
+  if (barrier.arrived == total) {
+    barrier.arrived = 0;
+    ++barrier.generation;
+  } else if (wait) {
+    wait_until(what, [&] { return barrier.generation != generation; });
+  }
+}
+
+uint32_t address_of(const void* pointer) {
+  const Block& block = *current().block;
+  const auto offset = static_cast<const unsigned char*>(pointer) - block.memory;
+  return uint32_t(block.rank) << rank_shift | uint32_t(offset);
+}
+
+unsigned char* pointer_to(uint32_t address) {
+  const Block& block = current().cluster->blocks[address >> rank_shift];
+  const uint32_t offset = address & offset_mask;
+  if (offset >= block.bytes) {
+    throw std::out_of_range("an address beyond the block's shared memory");
+  }
+  return block.memory + offset;
+}
+
+MemoryBarrier& barrier_at(uint32_t address) {
+  return current().cluster->blocks[address >> rank_shift].barriers[address & offset_mask];
+}
+
+void run(int clusters, int threads, size_t shared_bytes, const std::function<void()>& kernel,
+         uint32_t seed) {
+  Machine own;
+  machine = &own;
+  own.kernel = &kernel;
+  own.blocks = unsigned(clusters * cluster_blocks);
+  own.threads = threads;
+  own.random.seed(seed);
+  for (int i = 0; i < clusters; ++i) {
+    own.clusters.push_back(std::make_unique<Cluster>());
+    for (int rank = 0; rank < cluster_blocks; ++rank) {
+      Block& block = own.clusters.back()->blocks[rank];
+      prepare_block(block, unsigned(i * cluster_blocks + rank), rank, shared_bytes);
+      add_block(*own.clusters.back(), block);
+    }
+  }
+  while (!own.fibers.empty()) {
+    own.has_moved = false;
+    run_round();
+    const bool waits_for_copies = !own.landings.empty();
+    land_some();
+    if (!own.has_moved && !waits_for_copies) {
+      throw std::runtime_error(hang());
+    }
+  }
+}
+
+}  // namespace gsa::emulated

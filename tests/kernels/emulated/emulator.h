@@ -1,0 +1,99 @@
+// Runs the code of a kernel on the CPU: clusters of two blocks, each thread a fiber, in an order
+// that a seed decides. What the copy engine brings lands late and out of turn.
+//
+// This is for kernels whose warps do different things and hand each other memory by barriers
+// (kernels/cuda/async_copy.h): a wait that never ends, memory that is written while it is read, or
+// an index gone wrong shows here, on any machine. What it cannot show is what only the hardware
+// does: the order of memory where code asks for too little of it, and time. Instructions of a
+// warpgroup (wgmma) are computed when they are issued.
+//
+// device/ has the kernels' headers as they are here. A test includes those of the kernel itself.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace gsa::emulated {
+
+inline constexpr int warp_threads = 32;
+inline constexpr int cluster_blocks = 2;
+
+struct Index {
+  unsigned x = 0;
+};
+
+// A barrier of a number of threads that count from anew each time.
+struct CountedBarrier {
+  int arrived = 0;
+  int64_t generation = 0;
+};
+
+// A barrier in shared memory, of arrivals and of bytes that land.
+struct MemoryBarrier {
+  int arrivals = 0;
+  int pending = 0;
+  int64_t bytes = 0;
+  int phase = 0;
+
+  void arrive(int64_t expected);
+  void land(int64_t landed);
+
+ private:
+  void complete();
+};
+
+struct Block {
+  unsigned number = 0;
+  int rank = 0;  // in its cluster
+  std::vector<unsigned char> storage;
+  unsigned char* memory = nullptr;  // at a multiple of 1024 bytes
+  size_t bytes = 0;
+  std::map<uint32_t, MemoryBarrier> barriers;  // by offset
+  std::map<int, CountedBarrier> numbered;
+};
+
+struct Cluster {
+  Block blocks[cluster_blocks];
+  CountedBarrier barrier;
+};
+
+struct Warp {
+  CountedBarrier barrier;
+  int value = 0;  // that one lane shows the others
+};
+
+// The thread that runs.
+struct Thread {
+  Index thread;
+  Index block_number;
+  Block* block = nullptr;
+  Cluster* cluster = nullptr;
+  Warp* warp = nullptr;
+};
+const Thread& current();
+unsigned blocks_of_grid();
+int threads_of_block();
+
+// Lets others run until `ready`; `what` names the wait if it never ends.
+void wait_until(const char* what, const std::function<bool()>& ready);
+// Has the copy engine do something, some time.
+void land_later(std::function<void()> landing);
+
+// All `total` arrive; those that `wait` go on when the last has come.
+void arrive_at(CountedBarrier& barrier, int total, bool wait, const char* what);
+
+// An address in shared memory: the block's rank in the highest byte, then the offset.
+uint32_t address_of(const void* pointer);
+unsigned char* pointer_to(uint32_t address);
+MemoryBarrier& barrier_at(uint32_t address);
+
+// Runs a kernel. Throws std::runtime_error if threads wait for ever, naming what they wait for.
+void run(int clusters, int threads, size_t shared_bytes, const std::function<void()>& kernel,
+         uint32_t seed);
+
+}  // namespace gsa::emulated

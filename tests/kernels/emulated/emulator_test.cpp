@@ -1,0 +1,98 @@
+// The emulator itself: hand-overs work in any order, and what goes wrong is told.
+#include <gtest/gtest.h>
+
+#include "kernels/cuda/async_copy.h"
+
+namespace gsa::kernels::cuda {
+namespace {
+
+constexpr int threads = 2 * warp_size;
+constexpr size_t shared_bytes = 4096;
+constexpr uint32_t seeds = 20;
+
+// The first warp's thread 0 has a matrix copied, the second warp reads it.
+struct HandOver {
+  CUtensorMap map;
+  bool waits;
+  int* wrong;
+
+  void operator()() const {
+    const uint32_t panel = shared_address(block_memory());
+    const uint32_t barrier = panel + 2048;
+    if (threadIdx.x == 0) {
+      init_barrier(barrier, 1);
+    }
+    sync_threads(0, threads);
+    if (threadIdx.x == 0) {
+      arrive_expecting(barrier, 8 * panel_row_bytes);
+      copy_panels(panel, map, 0, 0, barrier);
+    }
+    if (threadIdx.x >= warp_size) {
+      if (waits) {
+        wait_barrier(barrier, 0);
+      }
+      const int row = int(threadIdx.x) % 8;
+      bfloat16 x;
+      std::memcpy(&x, block_memory() + panel_offset(row, 3), sizeof(x));
+      *wrong += to_float(x) != float(row * panel_columns + 3 * piece_columns) ? 1 : 0;
+    }
+    sync_cluster();
+  }
+};
+
+int run_hand_over(bool waits) {
+  std::vector<bfloat16> matrix(8 * panel_columns);
+  for (size_t i = 0; i < matrix.size(); ++i) {
+    matrix[i] = to_bfloat16(float(i / 8 * 8));  // numbers that eight bits hold
+  }
+  int wrong = 0;
+  const HandOver kernel{{matrix.data(), 8, panel_columns, panel_columns, 8}, waits, &wrong};
+  for (uint32_t seed = 0; seed < seeds; ++seed) {
+    emulated::run(2, threads, shared_bytes, kernel, seed);
+  }
+  return wrong;
+}
+
+TEST(Emulator, HandsOverWhatTheCopyEngineBrought) {
+  EXPECT_EQ(run_hand_over(true), 0);
+}
+
+TEST(Emulator, AMissingWaitShowsInWhatIsRead) {
+  EXPECT_GT(run_hand_over(false), 0);
+}
+
+TEST(Emulator, AWaitThatNeverEndsIsTold) {
+  const auto kernel = [] {
+    const uint32_t barrier = shared_address(block_memory());
+    if (threadIdx.x == 0) {
+      init_barrier(barrier, 2);
+      arrive(barrier);
+    }
+    sync_threads(0, threads);
+    wait_barrier(barrier, 0);
+  };
+  try {
+    emulated::run(1, threads, shared_bytes, kernel, 0);
+    FAIL() << "it ended";
+  } catch (const std::runtime_error& error) {
+    EXPECT_NE(std::string(error.what()).find("128 threads wait for a barrier in memory"),
+              std::string::npos)
+        << error.what();
+  }
+}
+
+TEST(Emulator, OneArrivalTooManyIsTold) {
+  const auto kernel = [] {
+    const uint32_t barrier = shared_address(block_memory());
+    if (threadIdx.x == 0) {
+      init_barrier(barrier, 2);
+      arrive_expecting(barrier, 16);  // which never land
+      arrive(barrier);
+      arrive(barrier);
+    }
+  };
+  EXPECT_THROW(emulated::run(1, threads, shared_bytes, kernel, 0), std::logic_error);
+}
+
+}  // namespace
+}  // namespace gsa::kernels::cuda
