@@ -19,7 +19,7 @@ bool takes_tiles(const SwigluProductForward& args) {
          columns % piece_columns == 0 && args.input.dim(1) % piece_columns == 0;
 }
 
-SwigluProduct tiles_of(const SwigluProductForward& args) {
+SwigluProduct tiles_of(const SwigluProductForward& args, std::byte* workspace) {
   const int64_t tokens = args.gate_up.dim(0);
   const int64_t columns = args.gate_up.dim(1) / 2;
   return {.left = map_panels(args.input, tile_rows),
@@ -30,7 +30,7 @@ SwigluProduct tiles_of(const SwigluProductForward& args) {
           .output = rows_of<bfloat16>(args.output),
           .tokens = tokens,
           .columns = int(columns),
-          .tiles = Tiles::of(tokens, 2 * columns, args.input.dim(1))};
+          .tiles = Tiles::of(tokens, 2 * columns, args.input.dim(1), workspace)};
 }
 
 }  // namespace
@@ -41,7 +41,7 @@ void swiglu_product_forward(Stream& stream, const SwigluProductForward& args,
     return;
   }
   if (takes_tiles(args)) {
-    launch_tiles(stream, tiles_of(args), "swiglu_product_forward");
+    launch_tiles(stream, tiles_of(args, workspace), "swiglu_product_forward");
     return;
   }
   matmul(stream, args.product(), workspace);

@@ -36,6 +36,9 @@ size_t matmul_workspace(const Matmul& /*args*/) {
 size_t swiglu_product_forward_workspace(const SwigluProductForward& args) {
   return matmul_workspace(args.product());
 }
+size_t swiglu_product_backward_workspace(const SwigluProductBackward& args) {
+  return matmul_workspace(args.product());
+}
 size_t gsa_chunked_forward_workspace(const GsaForward& args) {
   return gsa_uses_tensor_cores(args) ? GsaForwardWorkspace(args).bytes
                                      : gsa_recurrent_forward_workspace(args);

@@ -314,6 +314,14 @@ TEST_F(Bandwidth, OfProductsWithSwiglu) {
   alone.output = {};
   measure_flops("gate/up forward, the same without", forward.flops(),
                 [&] { swiglu_product_forward(stream(), alone); });
+  const SwigluProductBackward backward{
+      .grad_product = x,
+      .weight = half("down w", {hidden, glu_width}),
+      .gate_up = gate_up,
+      .output = glu,
+      .grad_gate_up = half("grad gate up", {tokens, 2 * glu_width})};
+  measure_flops("down data gradient with swiglu", backward.flops(),
+                [&] { swiglu_product_backward(stream(), backward); });
 }
 
 }  // namespace
