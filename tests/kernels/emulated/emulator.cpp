@@ -3,8 +3,10 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <exception>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 
 namespace gsa::emulated {
 namespace {
@@ -23,7 +25,7 @@ struct Fiber {
   std::exception_ptr error;
 };
 
-// What runs now: one kernel at a time.
+// What runs: one kernel at a time.
 struct Machine {
   const std::function<void()>* kernel = nullptr;
   unsigned blocks = 0;
@@ -37,7 +39,7 @@ struct Machine {
   bool has_moved = false;
   std::mt19937 random;
 };
-Machine* machine = nullptr;
+std::unique_ptr<Machine> machine;
 
 void run_fiber() {
   Fiber& fiber = *machine->running;
@@ -209,26 +211,25 @@ MemoryBarrier& barrier_at(uint32_t address) {
 
 void run(int clusters, int threads, size_t shared_bytes, const std::function<void()>& kernel,
          uint32_t seed) {
-  Machine own;
-  machine = &own;
-  own.kernel = &kernel;
-  own.blocks = unsigned(clusters * cluster_blocks);
-  own.threads = threads;
-  own.random.seed(seed);
+  machine = std::make_unique<Machine>();
+  machine->kernel = &kernel;
+  machine->blocks = unsigned(clusters * cluster_blocks);
+  machine->threads = threads;
+  machine->random.seed(seed);
   for (int i = 0; i < clusters; ++i) {
-    own.clusters.push_back(std::make_unique<Cluster>());
+    machine->clusters.push_back(std::make_unique<Cluster>());
     for (int rank = 0; rank < cluster_blocks; ++rank) {
-      Block& block = own.clusters.back()->blocks[rank];
+      Block& block = machine->clusters.back()->blocks[rank];
       prepare_block(block, unsigned(i * cluster_blocks + rank), rank, shared_bytes);
-      add_block(*own.clusters.back(), block);
+      add_block(*machine->clusters.back(), block);
     }
   }
-  while (!own.fibers.empty()) {
-    own.has_moved = false;
+  while (!machine->fibers.empty()) {
+    machine->has_moved = false;
     run_round();
-    const bool waits_for_copies = !own.landings.empty();
+    const bool waits_for_copies = !machine->landings.empty();
     land_some();
-    if (!own.has_moved && !waits_for_copies) {
+    if (!machine->has_moved && !waits_for_copies) {
       throw std::runtime_error(hang());
     }
   }
