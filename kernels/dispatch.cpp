@@ -52,6 +52,10 @@ void observed(Stream& stream, const Arguments& args, const char* phase, Run&& ru
   if (observer != nullptr) {
     if constexpr (std::is_same_v<Arguments, Matmul>) {
       observer->product(args);
+    } else if constexpr (requires { args.product(); }) {
+      if (stream.device() == Device::cpu || !cuda::computes_by_tiles(args)) {
+        observer->product(args.product());
+      }
     }
     observer->before(phase);
   }

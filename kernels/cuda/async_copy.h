@@ -113,6 +113,7 @@ __device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int col
       "l"(&map), "r"(barrier), "r"(column), "r"(head), "r"(row)
       : "memory");
 }
+
 // Begins copying a box of a map of panels (tensor_map.h), to this block or to the same place in
 // both.
 __device__ inline void copy_panels(uint32_t target, const CUtensorMap& map, int column, int row,
@@ -140,6 +141,7 @@ __device__ inline void arrive_in_block(uint32_t barrier, int rank) {
                    address_in_block(barrier, rank))
                : "memory");
 }
+
 __device__ inline void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];\n" ::"l"(&map) : "memory");
 }

@@ -1,5 +1,5 @@
-// SwiGLU together with the product in front of it: swiglu_product.h where tiles are taken, two
-// operations elsewhere.
+// SwiGLU together with the product in front of it: swiglu_product.h for bfloat16 that is
+// aligned, two operations elsewhere.
 #include "kernels/cuda/swiglu_product.h"
 
 #include "kernels/backends.h"
@@ -10,14 +10,6 @@ namespace gsa::kernels::cuda {
 namespace {
 
 using namespace tile_product;
-
-bool takes_tiles(const SwigluProductForward& args) {
-  const int64_t columns = args.gate_up.dim(1) / 2;
-  return args.input.dtype() == DType::bfloat16 && args.input.dim(1) > 0 &&
-         are_aligned(args.input, args.weight, args.gate_up.columns(0, columns),
-                     args.gate_up.columns(columns, 2 * columns), args.output) &&
-         columns % piece_columns == 0 && args.input.dim(1) % piece_columns == 0;
-}
 
 SwigluProduct tiles_of(const SwigluProductForward& args) {
   const int64_t tokens = args.gate_up.dim(0);
@@ -40,7 +32,7 @@ void swiglu_product_forward(Stream& stream, const SwigluProductForward& args,
   if (args.gate_up.dim(0) == 0 || args.gate_up.dim(1) == 0) {
     return;
   }
-  if (takes_tiles(args)) {
+  if (computes_by_tiles(args)) {
     launch_tiles(stream, tiles_of(args), "swiglu_product_forward");
     return;
   }

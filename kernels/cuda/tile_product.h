@@ -1,5 +1,5 @@
 // A matrix product by tiles of 128 x 256 whose results are worked on before they leave the chip:
-// what a product with an element-wise operation at its end (swiglu_product.cu) is made of.
+// what a product with an element-wise operation at its end (swiglu_product.h) is made of.
 //
 // A block is three warpgroups. Two multiply, 64 rows of the tile each, with its 256 columns in
 // registers. A thread of the third one's last warp copies: a *stage* of the ring is 64 of the depth

@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/cuda/alignment.h"
+
 namespace gsa::kernels::cuda {
 
 using bfloat16 = __nv_bfloat16;
@@ -18,7 +20,6 @@ using bfloat16 = __nv_bfloat16;
 // the accesses of neighbouring threads then lie side by side.
 inline constexpr int vector_width = 8;
 inline constexpr int float_vector_width = 4;
-inline constexpr int access_bytes = 16;
 
 // A number of elements as a type.
 template <int width>

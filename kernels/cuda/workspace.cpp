@@ -3,6 +3,7 @@
 #include "kernels/cuda/workspace.h"
 
 #include "kernels/backends.h"
+#include "kernels/cuda/alignment.h"
 #include "kernels/cuda/decode_workspace.h"
 #include "kernels/cuda/gsa_workspace.h"
 #include "kernels/gsa_projected.h"
@@ -33,8 +34,16 @@ size_t swish_rms_norm_backward_workspace(const SwishRmsNormBackward& args) {
 size_t matmul_workspace(const Matmul& /*args*/) {
   return matmul_workspace_bytes;
 }
+bool computes_by_tiles(const SwigluProductForward& args) {
+  constexpr int64_t together = access_bytes / 2;  // bfloat16
+  const int64_t columns = args.gate_up.dim(1) / 2;
+  return args.input.dtype() == DType::bfloat16 && args.input.dim(1) > 0 &&
+         columns % together == 0 && args.input.dim(1) % together == 0 &&
+         are_aligned(args.input, args.weight, args.gate_up.columns(0, columns),
+                     args.gate_up.columns(columns, 2 * columns), args.output);
+}
 size_t swiglu_product_forward_workspace(const SwigluProductForward& args) {
-  return matmul_workspace(args.product());
+  return computes_by_tiles(args) ? 0 : matmul_workspace(args.product());
 }
 size_t gsa_chunked_forward_workspace(const GsaForward& args) {
   return gsa_uses_tensor_cores(args) ? GsaForwardWorkspace(args).bytes

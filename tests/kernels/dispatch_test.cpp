@@ -16,12 +16,14 @@ using test::HostTensor;
 // Writes down what it is told.
 class Recorder : public OperationObserver {
  public:
+  void product(const Matmul& /*product*/) override { ++products; }
   void before(const char* phase) override { events.push_back(std::string("before ") + phase); }
   void after(const char* phase, double operation_flops) override {
     events.push_back(std::string("after ") + phase);
     flops += operation_flops;
   }
   std::vector<std::string> events;
+  int products = 0;  // of the library
   double flops = 0;
 };
 
@@ -122,6 +124,28 @@ TEST_F(Dispatch, PlansForCudaOnAnyMachine) {
   EXPECT_NO_THROW(matmul(stream, product()));
   EXPECT_EQ(recorder_.flops, product().flops());
   EXPECT_EQ(c_.values(), (std::vector<double>{-1, -1, -1, -1}));
+}
+
+// The library's products are told, so that algorithms are chosen for them: of an operation that
+// begins with a product too, but where a kernel of its own computes it.
+TEST_F(Dispatch, TellsTheObserverOfTheLibrarysProducts) {
+  Stream stream = Stream::planning(Device::cuda);
+  stream.set_scratch(&scratch_);
+  stream.set_observer(&recorder_);
+  matmul(stream, product());
+  EXPECT_EQ(recorder_.products, 1);
+  const auto swiglu = [&](DType dtype, int64_t hidden, int64_t columns) {
+    const HostTensor input(dtype, {2, hidden});
+    const HostTensor weight(dtype, {2 * columns, hidden});
+    const HostTensor gate_up(dtype, {2, 2 * columns});
+    swiglu_product_forward(stream,
+                           {.input = input, .weight = weight, .gate_up = gate_up, .output = {}});
+    return recorder_.products;
+  };
+  EXPECT_EQ(swiglu(DType::bfloat16, 16, 8), 1);
+  EXPECT_EQ(swiglu(DType::bfloat16, 16, 12), 2);
+  EXPECT_EQ(swiglu(DType::bfloat16, 15, 8), 3);
+  EXPECT_EQ(swiglu(DType::float32, 16, 8), 4);
 }
 
 }  // namespace
