@@ -20,6 +20,7 @@ namespace gsa::kernels::cuda {
 #include "kernels/operations.def"  // NOLINT(readability-duplicate-include): once a namespace
 // Whether a kernel of its own computes the product, and not the library. Known in every build.
 bool computes_by_tiles(const SwigluProductForward& args);
+bool computes_by_tiles(const SwigluProductBackward& args);
 size_t gsa_chunked_saved_bytes(const GsaForward& args);
 std::string product_library();
 ProductMeasurement measure_product(Stream& stream, const Matmul& product);

@@ -190,6 +190,18 @@ void SwigluProductForward::check() const {
   }
 }
 
+void SwigluProductBackward::check() const {
+  require_present(grad_product, 2, "grad_product");
+  require_present(weight, 2, "weight");
+  require_shape(weight, {grad_product.dim(1), weight.dim(1)}, "weight");
+  require_dtype(weight, grad_product.dtype(), "weight");
+  require_shape(gate_up, {grad_product.dim(0), 2 * weight.dim(1)}, "gate_up");
+  require_dtype(gate_up, grad_product.dtype(), "gate_up");
+  require_shape(output, {grad_product.dim(0), weight.dim(1)}, "output");
+  require_dtype(output, grad_product.dtype(), "output");
+  require_like(grad_gate_up, gate_up, "grad_gate_up");
+}
+
 void CrossEntropy::check() const {
   require_present(logits, 2, "logits");
   require_shape(labels, {logits.dim(0)}, "labels");

@@ -42,7 +42,27 @@ struct SwigluProductForward {
   void check() const;
 };
 
+// The product behind it, y = output weight^T, and SwiGLU, backward: the gradient of the output,
+// grad_product weight, goes straight into SwigluBackward.
+struct SwigluProductBackward {
+  ConstTensor grad_product;  // [N, D]
+  ConstTensor weight;        // [D, F]
+  ConstTensor gate_up;       // [N, 2F]
+  Tensor output;             // [N, F] recomputed
+  Tensor grad_gate_up;       // [N, 2F], may be gate_up
+
+  // Its two parts, as operations of their own: the output's gradient lies in its place.
+  Matmul product() const { return {.a = grad_product, .b = weight, .c = output}; }
+  SwigluBackward activation() const {
+    return {
+        .gate_up = gate_up, .grad_output = output, .output = output, .grad_gate_up = grad_gate_up};
+  }
+  double flops() const { return product().flops(); }
+  void check() const;
+};
+
 void swiglu_product_forward(Stream& stream, const SwigluProductForward& args);
+void swiglu_product_backward(Stream& stream, const SwigluProductBackward& args);
 void swiglu_forward(Stream& stream, const SwigluForward& args);
 void swiglu_backward(Stream& stream, const SwigluBackward& args);
 

@@ -80,4 +80,13 @@ void swiglu_product_forward(Stream& stream, const SwigluProductForward& args,
   }
 }
 
+size_t swiglu_product_backward_workspace(const SwigluProductBackward& args) {
+  return matmul_workspace(args.product());
+}
+void swiglu_product_backward(Stream& stream, const SwigluProductBackward& args,
+                             std::byte* workspace) {
+  matmul(stream, args.product(), workspace);
+  cpu::swiglu_backward(stream, args.activation());
+}
+
 }  // namespace gsa::kernels::cpu

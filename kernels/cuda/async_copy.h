@@ -88,6 +88,18 @@ __device__ inline void hand_over(uint32_t target, const float (&x)[4], uint32_t 
       : "memory");
 }
 
+__device__ inline void hand_over_word(uint32_t target, int x, uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];\n" ::"r"(target),
+      "r"(x), "r"(barrier)
+      : "memory");
+}
+__device__ inline int load_word(uint32_t address) {
+  int x;
+  asm volatile("ld.shared.b32 %0, [%1];\n" : "=r"(x) : "r"(address) : "memory");
+  return x;
+}
+
 // Begins copying `bytes` (a multiple of 16) that lie side by side into shared memory. What is read
 // once need not stay in the L2 cache: `read_once` is the policy for it.
 __device__ inline uint64_t read_once() {

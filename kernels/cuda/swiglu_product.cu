@@ -11,7 +11,7 @@ namespace {
 
 using namespace tile_product;
 
-SwigluProduct tiles_of(const SwigluProductForward& args) {
+SwigluProduct tiles_of(const SwigluProductForward& args, std::byte* workspace) {
   const int64_t tokens = args.gate_up.dim(0);
   const int64_t columns = args.gate_up.dim(1) / 2;
   return {.left = map_panels(args.input, tile_rows),
@@ -22,7 +22,7 @@ SwigluProduct tiles_of(const SwigluProductForward& args) {
           .output = rows_of<bfloat16>(args.output),
           .tokens = tokens,
           .columns = int(columns),
-          .tiles = Tiles::of(tokens, 2 * columns, args.input.dim(1))};
+          .tiles = Tiles::of(tokens, 2 * columns, args.input.dim(1), workspace)};
 }
 
 }  // namespace
@@ -33,7 +33,7 @@ void swiglu_product_forward(Stream& stream, const SwigluProductForward& args,
     return;
   }
   if (computes_by_tiles(args)) {
-    launch_tiles(stream, tiles_of(args), "swiglu_product_forward");
+    launch_tiles(stream, tiles_of(args, workspace), "swiglu_product_forward");
     return;
   }
   matmul(stream, args.product(), workspace);

@@ -41,30 +41,48 @@ struct SwigluProduct {
                         ring.full());
   }
 
-  template <typename Wait>
-  __device__ void finish(const unsigned char* results, const TilePlace& place, int thread,
-                         const Wait& wait) const {
-    wait();
-    for (int panel = 0; panel < half_panels; ++panel) {
+  static constexpr int finish_bytes = 0;
+  static constexpr int finish_barriers = 0;
+  static constexpr int finish_readers = 1;
+
+  // A warp of those that finish takes four rows at a time.
+  class Finisher {
+   public:
+    __device__ Finisher(const SwigluProduct& product, unsigned char* /*memory*/,
+                        uint32_t /*barriers*/, const TileQueue& /*queue*/, int thread, int /*rank*/)
+        : product_(product), warp_(thread / warp_size), lane_(thread % warp_size) {}
+
+    template <typename Wait>
+    __device__ void finish(const unsigned char* results, const TilePlace& place, const Wait& wait) {
+      wait();
+      for (int panel = 0; panel < half_panels; ++panel) {
+        const int column = place.column / 2 + panel * panel_columns + piece_column(lane_);
 #pragma unroll 4
-      for (int round = 0; round < rounds; ++round) {
-        const Piece piece(results, panel, round, thread);
-        const int64_t row = place.row + piece.row;
-        const int column = place.column / 2 + panel * panel_columns + piece.column;
-        if (piece.row < tile_rows && row < tokens && column < columns) {
-          uint4 gates = *piece.result;
-          uint4 ups = *Piece(results, half_panels + panel, round, thread).result;
-          *reinterpret_cast<uint4*>(gate.at(row, column)) = gates;
-          *reinterpret_cast<uint4*>(up.at(row, column)) = ups;
-          if (output) {
-            each_word(
-                [&](int i) { word_of(gates, i) = swiglu(word_of(gates, i), word_of(ups, i)); });
-            *reinterpret_cast<uint4*>(output.at(row, column)) = gates;
+        for (int row = warp_ * warp_rows; row < tile_rows; row += finishing_warps * warp_rows) {
+          const int64_t token = place.row + row + piece_row(lane_);
+          uint4 gates = result_piece(results, row, panel, lane_);
+          const uint4 ups = result_piece(results, row, half_panels + panel, lane_);
+          if (token < product_.tokens && column < product_.columns) {
+            store(gates, ups, token, column);
           }
         }
       }
     }
-  }
+
+   private:
+    __device__ void store(uint4 gates, uint4 ups, int64_t token, int column) const {
+      *reinterpret_cast<uint4*>(product_.gate.at(token, column)) = gates;
+      *reinterpret_cast<uint4*>(product_.up.at(token, column)) = ups;
+      if (product_.output) {
+        each_word([&](int i) { word_of(gates, i) = swiglu(word_of(gates, i), word_of(ups, i)); });
+        *reinterpret_cast<uint4*>(product_.output.at(token, column)) = gates;
+      }
+    }
+
+    const SwigluProduct& product_;
+    int warp_;
+    int lane_;
+  };
 };
 
 }  // namespace gsa::kernels::cuda::tile_product

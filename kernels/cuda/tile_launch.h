@@ -15,12 +15,13 @@ void launch_tiles(Stream& stream, const Product& product, const char* name) {
   int multiprocessors = 0;
   check(cudaGetDevice(&device), name);
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), name);
+  constexpr int bytes = shared_bytes<Product>;
   check(cudaFuncSetAttribute(tile_kernel<Product>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             shared_bytes),
+                             bytes),
         name);
+  check(cudaMemsetAsync(product.tiles.taken, 0, sizeof(int), native(stream)), name);
   const int clusters = std::min(multiprocessors / cluster, product.tiles.count());
-  tile_kernel<<<unsigned(clusters * cluster), threads, size_t(shared_bytes), native(stream)>>>(
-      product);
+  tile_kernel<<<unsigned(clusters * cluster), threads, size_t(bytes), native(stream)>>>(product);
   check_launch(name);
 }
 

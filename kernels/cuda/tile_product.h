@@ -1,5 +1,5 @@
 // A matrix product by tiles of 128 x 256 whose results are worked on before they leave the chip:
-// what a product with an element-wise operation at its end (swiglu_product.h) is made of.
+// what products with an element-wise operation at their end (swiglu_product*.cu) have in common.
 //
 // A block is three warpgroups. Two multiply, 64 rows of the tile each, with its 256 columns in
 // registers. A thread of the third one's last warp copies: a *stage* of the ring is 64 of the depth
@@ -13,10 +13,12 @@
 // other three warps *finish* it from there, while the next tile is multiplied: tensor cores wait
 // for nothing but the rounding.
 //
-// Blocks stay for as many tiles as there are, each with its share of them from the start: where
-// another kernel (NCCL's) keeps a multiprocessor, the blocks that wait for it come last. Tiles that
-// are computed at the same time lie in a square, `tile_group` clusters of rows high, so that what
-// they share is in the L2 cache.
+// Blocks stay until all tiles are taken. A cluster begins with the tile of its number; the next
+// ones it takes from a counter in memory, so that clusters that come late, where another kernel
+// (NCCL's) keeps a multiprocessor, take fewer. The first block's copying thread takes them, a tile
+// ahead, and tells both blocks through a queue in shared memory. Tiles that are computed at the
+// same time lie in a square, `tile_group` clusters of rows high, so that what they share is in the
+// L2 cache.
 #pragma once
 
 #include "kernels/cuda/async_copy.h"
@@ -26,7 +28,8 @@ namespace gsa::kernels::cuda::tile_product {
 
 inline constexpr int groups = 2;  // warpgroups that multiply
 inline constexpr int threads = (groups + 1) * warpgroup_threads;
-inline constexpr int finishers = warpgroup_threads - warp_size;  // threads
+inline constexpr int finishing_warps = warpgroup_threads / warp_size - 1;
+inline constexpr int finishers = finishing_warps * warp_size;  // threads
 inline constexpr int group_registers = 184;
 inline constexpr int other_registers = 136;
 // What a warpgroup begins with: more together than that would wait for ever.
@@ -49,8 +52,8 @@ inline constexpr int stage_bytes = left_bytes + right_bytes;
 inline constexpr int stages = 3;
 inline constexpr int ring_bytes = stages * stage_bytes;
 inline constexpr int result_bytes = groups * group_panels * panel_bytes;
-inline constexpr int barrier_bytes = 2 * stages * 8;
-inline constexpr int shared_bytes = ring_bytes + result_bytes + barrier_bytes;
+inline constexpr int queue_slots = 4;
+inline constexpr int barrier_bytes = 2 * (stages + queue_slots) * 8 + queue_slots * 4;
 
 // Barriers by number: results are there to be finished, and may be written over.
 inline constexpr int filled_barrier = 1;
@@ -64,10 +67,12 @@ struct Tiles {
   int rows;     // of clusters
   int columns;  // of tiles
   int steps;    // of a panel's depth
+  int* taken;   // tiles taken after each cluster's first one
 
-  static Tiles of(int64_t rows, int64_t columns, int64_t depth) {
+  static Tiles of(int64_t rows, int64_t columns, int64_t depth, std::byte* workspace) {
     const auto parts = [](int64_t count, int64_t size) { return int((count + size - 1) / size); };
-    return {parts(rows, cluster_rows), parts(columns, tile_columns), parts(depth, panel_columns)};
+    return {parts(rows, cluster_rows), parts(columns, tile_columns), parts(depth, panel_columns),
+            reinterpret_cast<int*>(workspace)};
   }
   __host__ __device__ int count() const { return rows * columns; }
 };
@@ -87,14 +92,6 @@ struct TilePlace {
     column = left / high * tile_columns;
   }
 };
-
-// Calls `f(place)` for the tiles of this block, one after the other.
-template <typename F>
-__device__ __forceinline__ void each_tile(const Tiles& tiles, int rank, const F& f) {
-  for (int i = int(blockIdx.x) / cluster; i < tiles.count(); i += int(gridDim.x) / cluster) {
-    f(TilePlace(tiles, i, rank));
-  }
-}
 
 // The stages, their barriers, and which comes next.
 class Ring {
@@ -178,36 +175,120 @@ __device__ __forceinline__ void multiply_tile(Accumulators& c, Ring& ring, int s
   hold(c, column_tiles);
 }
 
+// The tiles of a cluster, as one of those who want to know them reads them. An entry of the queue
+// is read by everyone in both blocks before another one takes its slot.
+class TileQueue {
+ public:
+  // `shared`: barriers of full and of empty slots, then the slots.
+  __device__ explicit TileQueue(uint32_t shared)
+      : shared_(shared), first_(int(blockIdx.x) / cluster) {}
+
+  // By one thread; `readers` of both blocks.
+  __device__ void init(int readers) const {
+    for (int slot = 0; slot < queue_slots; ++slot) {
+      init_barrier(full(slot), 1);
+      init_barrier(empty(slot), readers);
+    }
+    publish_barriers();
+  }
+
+  // The next tile, for all lanes of a warp; a number beyond the last when there is none.
+  __device__ int next(int lane) {
+    int tile = first_;
+    if (entry_ > 0) {
+      wait_barrier(full(slot()), phase());
+      tile = __shfl_sync(~0U, lane == 0 ? read() : 0, 0);
+      if (lane == 0) {
+        tell_read();
+      }
+    }
+    ++entry_;
+    return tile;
+  }
+  // The same for a thread alone, which has the block's barrier expect the entry.
+  __device__ int next_alone() {
+    int tile = first_;
+    if (entry_ > 0) {
+      arrive_expecting(full(slot()), int(sizeof(int)));
+      wait_barrier(full(slot()), phase());
+      tile = read();
+      tell_read();
+    }
+    ++entry_;
+    return tile;
+  }
+
+  // Takes the tile after that which next_alone gave last; tells it to both blocks. Apart, so that
+  // the counter has time to answer.
+  __device__ static int take(const Tiles& tiles) {
+    return int(gridDim.x) / cluster + atomicAdd(tiles.taken, 1);
+  }
+  __device__ void tell(int tile) const {
+    wait_barrier(empty(slot()), phase() ^ 1);
+    for (int rank = 0; rank < cluster; ++rank) {
+      hand_over_word(address_in_block(place(slot()), rank), tile,
+                     address_in_block(full(slot()), rank));
+    }
+  }
+
+ private:
+  __device__ int slot() const { return (entry_ - 1) % queue_slots; }
+  __device__ int phase() const { return (entry_ - 1) / queue_slots & 1; }
+  __device__ uint32_t full(int slot) const { return shared_ + uint32_t(slot * 8); }
+  __device__ uint32_t empty(int slot) const { return full(queue_slots + slot); }
+  __device__ uint32_t place(int slot) const { return full(2 * queue_slots) + uint32_t(slot * 4); }
+
+  __device__ int read() const { return load_word(place(slot())); }
+  // To the first block, which writes the slots: what was read is in a register, and nothing written
+  // is handed over.
+  __device__ void tell_read() const { arrive_in_block(empty(slot()), 0); }
+
+  uint32_t shared_;
+  int first_;
+  int entry_ = 0;  // of the next one; the first is not in the queue
+};
+
 // What the parts of a block know of a product. `Product` has
 // - CUtensorMap left, of boxes of tile_rows rows; Tiles tiles;
 // - static constexpr PanelRows right: how panels of the right operand lie;
 // - copy_right(ring, place, step, rank): begins copying this block's half of a stage's right
 //   operand;
-// - finish(results, place, thread, wait), by the finishers: takes a tile's results, rounded to
-//   bfloat16, to where they go. They are there after wait(): four panels of 64 x 64 for the first
-//   64 rows, then four.
+// - static constexpr int finish_bytes: shared memory of those that finish, a multiple of 1024;
+//   finish_barriers: barriers of one arrival each there; finish_readers: queues that each of their
+//   warps reads, its own included;
+// - Finisher(product, memory, barriers, queue, thread, rank), made once by each of the finishers;
+// - finisher.finish(results, place, wait): takes a tile's results, rounded to bfloat16, to where
+//   they go. They are there after wait(): four panels of 64 x 64 for the first 64 rows, then four.
 
 // The thread that copies.
 template <typename Product>
-__device__ __forceinline__ void copy_stages(const Product& product, Ring ring, int rank) {
-  each_tile(product.tiles, rank, [&](const TilePlace& place) {
-    for (int step = 0; step < product.tiles.steps; ++step) {
+__device__ __forceinline__ void copy_stages(const Product& product, Ring ring, TileQueue queue,
+                                            int rank) {
+  const Tiles& tiles = product.tiles;
+  const int tell_after = min(stages, tiles.steps) - 1;
+  for (int tile = queue.next_alone(); tile < tiles.count(); tile = queue.next_alone()) {
+    const TilePlace place(tiles, tile, rank);
+    const int taken = rank == 0 ? TileQueue::take(tiles) : 0;
+    for (int step = 0; step < tiles.steps; ++step) {
       ring.begin_stage();
       copy_panels(ring.left(), product.left, step * panel_columns, place.row, ring.full());
       product.copy_right(ring, place, step, rank);
       ring.advance();
+      if (rank == 0 && step == tell_after) {
+        queue.tell(taken);
+      }
     }
-  });
+  }
 }
 
 // A warpgroup that multiplies.
 template <typename Product>
-__device__ __forceinline__ void multiply(const Product& product, Ring ring, unsigned char* results,
-                                         int group, int rank) {
+__device__ __forceinline__ void multiply(const Product& product, Ring ring, TileQueue queue,
+                                         unsigned char* results, int group) {
   const int lane = int(threadIdx.x) % warp_size;
   const int warp = int(threadIdx.x) % warpgroup_threads / warp_size;
   unsigned char* strip = results + group * group_panels * panel_bytes + warp * strip_bytes;
-  each_tile(product.tiles, rank, [&](const TilePlace&) {
+  while (queue.next(lane) < product.tiles.count()) {
     Accumulators c;
     multiply_tile<Product::right>(c, ring, product.tiles.steps, group, lane);
     sync_threads<drained_barrier>(result_threads);
@@ -218,44 +299,61 @@ __device__ __forceinline__ void multiply(const Product& product, Ring ring, unsi
       write_strip(strip + panel * panel_bytes, rounded, lane);
     }
     arrive_threads(filled_barrier, result_threads);
-  });
+  }
+  // Of the last tile, which nobody waits for otherwise.
+  sync_threads<drained_barrier>(result_threads);
 }
 
 // The warps that finish.
 template <typename Product>
-__device__ __forceinline__ void finish(const Product& product, const unsigned char* results,
-                                       int thread, int rank) {
-  each_tile(product.tiles, rank, [&](const TilePlace& place) {
-    product.finish(results, place, thread, [] { sync_threads<filled_barrier>(result_threads); });
+__device__ __forceinline__ void finish(const Product& product, typename Product::Finisher finisher,
+                                       TileQueue queue, const unsigned char* results, int lane,
+                                       int rank) {
+  arrive_threads(drained_barrier, result_threads);  // nothing is there yet
+  for (int tile = queue.next(lane); tile < product.tiles.count(); tile = queue.next(lane)) {
+    finisher.finish(results, TilePlace(product.tiles, tile, rank),
+                    [] { sync_threads<filled_barrier>(result_threads); });
     arrive_threads(drained_barrier, result_threads);
-  });
+  }
 }
+
+template <typename Product>
+inline constexpr int shared_bytes = ring_bytes + result_bytes + Product::finish_bytes +
+                                    barrier_bytes + Product::finish_barriers * 8;
 
 template <typename Product>
 __global__ void __cluster_dims__(cluster, 1, 1) __launch_bounds__(threads, 1)
     tile_kernel(const __grid_constant__ Product product) {
   unsigned char* memory = block_memory();
   unsigned char* results = memory + ring_bytes;
-  const Ring ring(shared_address(memory), shared_address(results + result_bytes));
+  unsigned char* others = results + result_bytes;
+  const uint32_t barriers = shared_address(others + Product::finish_bytes);
+  const uint32_t finish_barriers = barriers + barrier_bytes;
+  const Ring ring(shared_address(memory), barriers);
+  const TileQueue queue(barriers + 2 * stages * 8);
   const int rank = cluster_rank();
   const int group = int(threadIdx.x) / warpgroup_threads;
   if (threadIdx.x == 0) {
+    constexpr int multiplying_warps = groups * warpgroup_threads / warp_size;
+    for (int i = 0; i < Product::finish_barriers; ++i) {
+      init_barrier(finish_barriers + uint32_t(i * 8), 1);
+    }
+    queue.init(cluster * (multiplying_warps + finishing_warps * Product::finish_readers + 1));
     ring.init();
   }
   sync_cluster();
   if (group < groups) {
     take_registers<group_registers>();
-    multiply(product, ring, results, group, rank);
-    // Of the last tile, which nobody waits for otherwise.
-    sync_threads<drained_barrier>(result_threads);
+    multiply(product, ring, queue, results, group);
   } else {
     give_registers<other_registers>();
     const int thread = int(threadIdx.x) - groups * warpgroup_threads;
     if (thread < finishers) {
-      arrive_threads(drained_barrier, result_threads);  // nothing is there yet
-      finish(product, results, thread, rank);
+      finish(product,
+             typename Product::Finisher(product, others, finish_barriers, queue, thread, rank),
+             queue, results, thread % warp_size, rank);
     } else if (thread == finishers) {
-      copy_stages(product, ring, rank);
+      copy_stages(product, ring, queue, rank);
     }
     __syncwarp();
   }
@@ -263,22 +361,21 @@ __global__ void __cluster_dims__(cluster, 1, 1) __launch_bounds__(threads, 1)
   sync_cluster();
 }
 
-// What a thread finishes at a time: 16 bytes of a row. The finishers take as many rows of 64
-// columns together as they have eighths; the rows of a tile are `rounds` times as many, the last
-// ones beyond it.
-struct Piece {
-  int row;     // of the tile
-  int column;  // of the 64
-  const uint4* result;
-
-  __device__ Piece(const unsigned char* results, int columns_panel, int round, int thread)
-      : row(round * (finishers / row_pieces) + thread / row_pieces),
-        column(thread % row_pieces * piece_columns),
-        result(reinterpret_cast<const uint4*>(
-            results + (row / group_rows * group_panels + columns_panel) * panel_bytes +
-            panel_offset(row % group_rows, thread % row_pieces))) {}
-};
-inline constexpr int rounds = (tile_rows * row_pieces + finishers - 1) / finishers;
+// What a thread finishes at a time: 16 bytes of a row. A warp takes four rows of 64 columns
+// together.
+inline constexpr int warp_rows = warp_size / row_pieces;
+__device__ inline int piece_row(int lane) {
+  return lane / row_pieces;
+}
+__device__ inline int piece_column(int lane) {
+  return lane % row_pieces * piece_columns;
+}
+// A lane's piece of rows [row, row + 4) of a tile's results, in panel `panel` of their columns.
+__device__ inline uint4 result_piece(const unsigned char* results, int row, int panel, int lane) {
+  const int own = row + piece_row(lane);
+  const unsigned char* start = results + (own / group_rows * group_panels + panel) * panel_bytes;
+  return *reinterpret_cast<const uint4*>(start + panel_offset(own % group_rows, lane % row_pieces));
+}
 
 // Calls `f` with an index for each of the four words, pairs of bfloat16, of pieces.
 template <typename F>

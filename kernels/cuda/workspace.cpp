@@ -20,6 +20,12 @@ size_t weight_gradient_bytes(const ConstTensor& input, const ConstTensor& grad_w
   return size_t(blocks * input.dim(1)) * sizeof(float);
 }
 
+// Whether tiles of `columns` and of `depth` are whole accesses of bfloat16.
+bool whole_accesses(DType dtype, int64_t columns, int64_t depth) {
+  constexpr int64_t together = access_bytes / 2;
+  return dtype == DType::bfloat16 && columns % together == 0 && depth > 0 && depth % together == 0;
+}
+
 }  // namespace
 
 size_t embedding_backward_workspace(const EmbeddingBackward& args) {
@@ -35,15 +41,25 @@ size_t matmul_workspace(const Matmul& /*args*/) {
   return matmul_workspace_bytes;
 }
 bool computes_by_tiles(const SwigluProductForward& args) {
-  constexpr int64_t together = access_bytes / 2;  // bfloat16
   const int64_t columns = args.gate_up.dim(1) / 2;
-  return args.input.dtype() == DType::bfloat16 && args.input.dim(1) > 0 &&
-         columns % together == 0 && args.input.dim(1) % together == 0 &&
+  return whole_accesses(args.input.dtype(), columns, args.input.dim(1)) &&
          are_aligned(args.input, args.weight, args.gate_up.columns(0, columns),
                      args.gate_up.columns(columns, 2 * columns), args.output);
 }
+bool computes_by_tiles(const SwigluProductBackward& args) {
+  const int64_t columns = args.output.dim(1);
+  const auto halves_aligned = [&](const ConstTensor& both) {
+    return are_aligned(both.columns(0, columns), both.columns(columns, 2 * columns));
+  };
+  return whole_accesses(args.output.dtype(), columns, args.weight.dim(0)) &&
+         are_aligned(args.grad_product, args.weight, args.output) && halves_aligned(args.gate_up) &&
+         halves_aligned(args.grad_gate_up);
+}
 size_t swiglu_product_forward_workspace(const SwigluProductForward& args) {
-  return computes_by_tiles(args) ? 0 : matmul_workspace(args.product());
+  return computes_by_tiles(args) ? tile_workspace_bytes : matmul_workspace(args.product());
+}
+size_t swiglu_product_backward_workspace(const SwigluProductBackward& args) {
+  return computes_by_tiles(args) ? tile_workspace_bytes : matmul_workspace(args.product());
 }
 size_t gsa_chunked_forward_workspace(const GsaForward& args) {
   return gsa_uses_tensor_cores(args) ? GsaForwardWorkspace(args).bytes

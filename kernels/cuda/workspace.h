@@ -29,6 +29,9 @@ class WorkspaceLayout {
 // Matrix products: what cuBLASLt may use, as NVIDIA advises for Hopper.
 inline constexpr size_t matmul_workspace_bytes = size_t{32} << 20;
 
+// Products by tiles (tile_product.h): the number of tiles taken.
+inline constexpr size_t tile_workspace_bytes = sizeof(int);
+
 // Squared norm: the input is divided into this many parts, whatever the GPU.
 inline constexpr int squared_norm_blocks = 1024;
 

@@ -146,6 +146,22 @@ TEST_F(Dispatch, TellsTheObserverOfTheLibrarysProducts) {
   EXPECT_EQ(swiglu(DType::bfloat16, 16, 12), 2);
   EXPECT_EQ(swiglu(DType::bfloat16, 15, 8), 3);
   EXPECT_EQ(swiglu(DType::float32, 16, 8), 4);
+  const auto backward = [&](DType dtype, int64_t hidden, int64_t columns) {
+    const HostTensor grad_product(dtype, {2, hidden});
+    const HostTensor weight(dtype, {hidden, columns});
+    const HostTensor gate_up(dtype, {2, 2 * columns});
+    const HostTensor output(dtype, {2, columns});
+    swiglu_product_backward(stream, {.grad_product = grad_product,
+                                     .weight = weight,
+                                     .gate_up = gate_up,
+                                     .output = output,
+                                     .grad_gate_up = gate_up});
+    return recorder_.products;
+  };
+  EXPECT_EQ(backward(DType::bfloat16, 16, 8), 4);
+  EXPECT_EQ(backward(DType::bfloat16, 16, 12), 5);
+  EXPECT_EQ(backward(DType::bfloat16, 15, 8), 6);
+  EXPECT_EQ(backward(DType::float32, 16, 8), 7);
 }
 
 }  // namespace

@@ -122,6 +122,32 @@ TEST_P(CpuSwiglu, WithTheProductInFrontIsItsDefinition) {
   EXPECT_EQ(alone.values(), gate_up.values());
 }
 
+TEST_P(CpuSwiglu, WithTheProductBehindGoesBackThroughBoth) {
+  const auto grad = HostTensor::random(GetParam(), {rows, hidden}, random_, -1, 1, padding);
+  const auto weight = HostTensor::random(GetParam(), {hidden, width}, random_, -1, 1);
+  const HostTensor output(GetParam(), {rows, width}, padding + 1);
+  const HostTensor grad_gate_up(GetParam(), {rows, 2 * width}, padding + 3);
+  HostTensor grad_activated(GetParam(), {rows, width});
+  for (int64_t n = 0; n < rows; ++n) {
+    for (int64_t f = 0; f < width; ++f) {
+      double sum = 0;
+      for (int64_t d = 0; d < hidden; ++d) {
+        sum += grad.get(n * hidden + d) * weight.get(d * width + f);
+      }
+      grad_activated.set(n * width + f, sum);
+    }
+  }
+  const Expected expected = definition(gate_up_, grad_activated);
+  swiglu_product_backward(stream_, {.grad_product = grad,
+                                    .weight = weight,
+                                    .gate_up = gate_up_,
+                                    .output = output,
+                                    .grad_gate_up = grad_gate_up});
+  EXPECT_LT(relative_error(output.values(), expected.output), tolerance());
+  EXPECT_LT(relative_error(grad_gate_up.values(), expected.grad_gate_up), tolerance());
+  EXPECT_TRUE(output.gaps_are_untouched() && grad_gate_up.gaps_are_untouched());
+}
+
 TEST(CpuSwiglu64, BackwardMatchesCentralDifferences) {
   constexpr auto dtype = DType::float64;
   test::Random random(5);

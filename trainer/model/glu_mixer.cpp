@@ -42,14 +42,14 @@ void GluMixer::backward(Pass& pass, const InputAgain& input, ConstTensor grad_ou
                         Tensor grad_input) {
   const Tensor gate_up = pass.tape.pop();
   Tape::Scratch scratch(pass.tape);
-  const Tensor grad_activated = scratch.tensor(pass.dtype, {pass.tokens(), intermediate_});
-  linear_backward_input(pass, down_proj_, grad_output, grad_activated);
-  // The activation takes the place of its gradient, and the gradient of gate and up their place.
-  kernels::swiglu_backward(pass.stream, {.gate_up = gate_up,
-                                         .grad_output = grad_activated,
-                                         .output = grad_activated,
-                                         .grad_gate_up = gate_up});
-  linear_backward_weight(pass, grad_activated, down_proj_, grad_output);
+  const Tensor activated = scratch.tensor(pass.dtype, {pass.tokens(), intermediate_});
+  // The gradients of gate and up take their place.
+  kernels::swiglu_product_backward(pass.stream, {.grad_product = grad_output,
+                                                 .weight = down_proj_.weight(),
+                                                 .gate_up = gate_up,
+                                                 .output = activated,
+                                                 .grad_gate_up = gate_up});
+  linear_backward_weight(pass, activated, down_proj_, grad_output);
   linear_backward_input(pass, gate_up_proj_, gate_up, grad_input);
   linear_backward_weight(pass, input(), gate_up_proj_, gate_up);
 }

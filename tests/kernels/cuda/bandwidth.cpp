@@ -300,6 +300,41 @@ TEST_F(Bandwidth, OfProducts) {
   }
 }
 
+// The operations of a decode step of 64 sequences, by what they must read and write.
+TEST_F(Bandwidth, OfDecodeOperations) {
+  constexpr int64_t sequences = 64;
+  constexpr int64_t heads = 4;
+  constexpr int64_t head_dim = hidden / heads;
+  constexpr int64_t slots = gates / heads;
+  const auto product = [&](const char* name, int64_t out, int64_t in, DecodeNorm norm,
+                           DecodeActivation activation, bool onto) {
+    const bool gated = activation == DecodeActivation::swiglu;
+    const DecodeLinear args{
+        .input = half("decode input", {sequences, in}),
+        .norm = norm,
+        .norm_weight = norm == DecodeNorm::none ? Tensor() : half("decode norm", {in}),
+        .weight = half("product w", {gated ? 2 * out : out, in}),
+        .activation = activation,
+        .residual = onto ? half("decode output", {sequences, out}) : Tensor(),
+        .output = half("decode output", {sequences, out})};
+    measure(name, 2 * double(args.weight.count()), [&] { decode_linear(stream(), args); });
+  };
+  using enum DecodeActivation;
+  product("decode q/k/v/f", mixer_width, hidden, DecodeNorm::rms_norm, none, false);
+  product("decode o", hidden, hidden, DecodeNorm::rms_norm, none, true);
+  product("decode gate/up", glu_width, hidden, DecodeNorm::rms_norm, swiglu, false);
+  product("decode down", hidden, glu_width, DecodeNorm::none, none, true);
+  product("decode lm_head", vocabulary, hidden, DecodeNorm::rms_norm, none, false);
+  const GsaDecode gsa{.projected = half("decode output", {sequences, mixer_width}),
+                      .query_heads = heads,
+                      .heads = heads,
+                      .key_state = single("key state", {sequences, heads, head_dim, slots}),
+                      .value_state = single("value state", {sequences, heads, slots, head_dim}),
+                      .output = half("decode input", {sequences, hidden})};
+  measure("decode gsa", 4 * 2 * double(gsa.key_state.count() + gsa.value_state.count()),
+          [&] { gsa_decode(stream(), gsa); });
+}
+
 TEST_F(Bandwidth, OfProductsWithSwiglu) {
   const Tensor x = half("product x", {tokens, hidden});
   const Tensor gate_up = half("gate up", {tokens, 2 * glu_width});
@@ -314,6 +349,14 @@ TEST_F(Bandwidth, OfProductsWithSwiglu) {
   alone.output = {};
   measure_flops("gate/up forward, the same without", forward.flops(),
                 [&] { swiglu_product_forward(stream(), alone); });
+  const SwigluProductBackward backward{
+      .grad_product = x,
+      .weight = half("down w", {hidden, glu_width}),
+      .gate_up = gate_up,
+      .output = glu,
+      .grad_gate_up = half("grad gate up", {tokens, 2 * glu_width})};
+  measure_flops("down data gradient with swiglu", backward.flops(),
+                [&] { swiglu_product_backward(stream(), backward); });
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// SwiGLU together with the product in front of it, on CUDA against the CPU: tiles that
+// SwiGLU together with the product in front of it or behind it, on CUDA against the CPU: tiles that
 // are full and not, more tiles than multiprocessors, rows apart, and what tiles do not take.
 #include <gtest/gtest.h>
 
@@ -84,6 +84,30 @@ TEST_F(CudaSwigluProduct, WithoutOutputLeavesTheSameBits) {
     bench.keep("without", args.gate_up);
     EXPECT_EQ(bench.results()[0].bits, bench.results()[1].bits) << text("", size, {});
   }
+}
+
+void run_backward(Bench& bench, const Size& size, const Layout& layout) {
+  const double scale = scale_of(size.hidden);
+  const Tensor grad_product = bench.random({size.tokens, size.hidden}, -1, 1, layout);
+  const Tensor weight = bench.random({size.hidden, size.intermediate}, -scale, scale, layout);
+  const Tensor gate_up = bench.random({size.tokens, 2 * size.intermediate}, -6, 6, layout);
+  const Tensor output = bench.output({size.tokens, size.intermediate}, layout);
+  const Tensor grad_gate_up = bench.output({size.tokens, 2 * size.intermediate}, layout);
+  SwigluProductBackward args{.grad_product = grad_product,
+                             .weight = weight,
+                             .gate_up = gate_up,
+                             .output = output,
+                             .grad_gate_up = grad_gate_up};
+  swiglu_product_backward(bench.stream(), args);
+  bench.keep("output", output);
+  bench.keep("grad_gate_up", grad_gate_up);
+  args.grad_gate_up = gate_up;
+  swiglu_product_backward(bench.stream(), args);
+  bench.keep("grad_gate_up over gate_up", gate_up);
+}
+
+TEST_F(CudaSwigluProduct, BackwardIsAsOnTheCpu) {
+  each_case("swiglu_product_backward", run_backward);
 }
 
 }  // namespace

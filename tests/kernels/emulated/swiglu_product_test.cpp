@@ -1,14 +1,17 @@
-// The kernel of swiglu_product.h on the emulator: what it leaves, and that it ends, in whatever
-// order its warps run.
+// The kernels of swiglu_product.h and swiglu_product_backward.h on the emulator: what they leave,
+// and that they end, in whatever order their warps run.
 #include "kernels/cuda/swiglu_product.h"
 
 #include <gtest/gtest.h>
 
 #include <random>
 
+#include "kernels/cuda/swiglu_product_backward.h"
+
 namespace gsa::kernels::cuda {
 namespace {
 
+using tile_product::SwigluGradientProduct;
 using tile_product::SwigluProduct;
 using tile_product::Tiles;
 
@@ -36,6 +39,9 @@ struct Matrix {
   CUtensorMap boxes(int64_t first_row, int64_t count, int box_rows) {
     return {at(first_row, 0), count, columns, stride, box_rows};
   }
+  CUtensorMap boxes_of_columns(int64_t begin, int64_t count, int box_rows) {
+    return {at(0, begin), rows, count, stride, box_rows};
+  }
 };
 
 struct Size {
@@ -45,9 +51,17 @@ struct Size {
 // Bfloat16 keeps eight bits: the relative error of one rounding, and a little more.
 constexpr double tolerance = 5e-3;
 
-class Case {
+template <typename Product>
+void run_tiles(const Product& product, int clusters, uint32_t seed) {
+  *product.tiles.taken = 0;
+  emulated::run(
+      std::min(clusters, product.tiles.count()), tile_product::threads,
+      tile_product::shared_bytes<Product>, [&] { tile_product::tile_kernel(product); }, seed);
+}
+
+class Forward {
  public:
-  Case(const Size& size, uint32_t seed)
+  Forward(const Size& size, uint32_t seed)
       : size_(size),
         input_{size.tokens, size.hidden},
         weight_{2 * size.intermediate, size.hidden},
@@ -69,10 +83,9 @@ class Case {
         .output = output_.from_column(0),
         .tokens = size_.tokens,
         .columns = int(size_.intermediate),
-        .tiles = Tiles::of(size_.tokens, 2 * size_.intermediate, size_.hidden)};
-    emulated::run(
-        std::min(clusters, product.tiles.count()), tile_product::threads,
-        tile_product::shared_bytes, [&] { tile_product::tile_kernel(product); }, seed);
+        .tiles = Tiles::of(size_.tokens, 2 * size_.intermediate, size_.hidden,
+                           reinterpret_cast<std::byte*>(&taken_))};
+    run_tiles(product, clusters, seed);
   }
 
   void expect_the_definition() {
@@ -102,9 +115,80 @@ class Case {
   Matrix weight_;
   Matrix gate_up_;
   Matrix output_;
+  int taken_ = 0;
 };
 
-TEST(EmulatedSwigluProduct, IsItsDefinitionInAnyOrder) {
+class Backward {
+ public:
+  Backward(const Size& size, uint32_t seed)
+      : size_(size),
+        grad_product_{size.tokens, size.hidden},
+        weight_{size.hidden, size.intermediate},
+        gate_up_{size.tokens, 2 * size.intermediate},
+        before_{size.tokens, 2 * size.intermediate},
+        output_{size.tokens, size.intermediate} {
+    std::mt19937 random(seed);
+    grad_product_.fill(random, 1);
+    weight_.fill(random, 1 / std::sqrt(float(size.hidden)));
+    gate_up_.fill(random, 4);
+    before_ = gate_up_;
+  }
+
+  // Gradients over gate and up.
+  void run(int clusters, uint32_t seed) {
+    const int64_t columns = size_.intermediate;
+    const SwigluGradientProduct product{
+        .left = grad_product_.boxes(0, size_.tokens, tile_product::tile_rows),
+        .weight = weight_.boxes(0, size_.hidden, panel_columns),
+        .gate = gate_up_.boxes_of_columns(0, columns, SwigluGradientProduct::unit_rows),
+        .up = gate_up_.boxes_of_columns(columns, columns, SwigluGradientProduct::unit_rows),
+        .grad_gate = gate_up_.from_column(0),
+        .grad_up = gate_up_.from_column(columns),
+        .output = output_.from_column(0),
+        .tokens = size_.tokens,
+        .columns = int(columns),
+        .tiles =
+            Tiles::of(size_.tokens, columns, size_.hidden, reinterpret_cast<std::byte*>(&taken_))};
+    run_tiles(product, clusters, seed);
+  }
+
+  void expect_the_definition() {
+    // The gradient of the output is rounded once more on its way.
+    const auto expect = [](float is, double should) {
+      ASSERT_NEAR(is, should, 2 * tolerance * (1 + std::abs(should)));
+    };
+    for (int64_t n = 0; n < size_.tokens; ++n) {
+      for (int64_t f = 0; f < size_.intermediate; ++f) {
+        double grad = 0;
+        for (int64_t d = 0; d < size_.hidden; ++d) {
+          grad += double(grad_product_.get(n, d)) * double(weight_.get(d, f));
+        }
+        const double gate = before_.get(n, f);
+        const double up = before_.get(n, f + size_.intermediate);
+        const double sigmoid = 1 / (1 + std::exp(-gate));
+        expect(gate_up_.get(n, f), grad * up * sigmoid * (1 + gate * (1 - sigmoid)));
+        expect(gate_up_.get(n, f + size_.intermediate), grad * gate * sigmoid);
+        expect(output_.get(n, f), gate * sigmoid * up);
+      }
+      for (int i = 0; i < padding; ++i) {
+        ASSERT_EQ(gate_up_.get(n, gate_up_.columns + i), untouched);
+        ASSERT_EQ(output_.get(n, output_.columns + i), untouched);
+      }
+    }
+  }
+
+ private:
+  Size size_;
+  Matrix grad_product_;
+  Matrix weight_;
+  Matrix gate_up_;
+  Matrix before_;
+  Matrix output_;
+  int taken_ = 0;
+};
+
+template <typename Case>
+void expect_its_definition_in_any_order() {
   constexpr int orders = 2;
   // A part of a tile; full tiles; a second block without rows; more tiles than clusters.
   for (const Size& size : {Size{5, 24, 16}, Size{256, 64, 128}, Size{100, 200, 72},
@@ -120,6 +204,14 @@ TEST(EmulatedSwigluProduct, IsItsDefinitionInAnyOrder) {
       }
     }
   }
+}
+
+TEST(EmulatedSwigluProduct, ForwardIsItsDefinitionInAnyOrder) {
+  expect_its_definition_in_any_order<Forward>();
+}
+
+TEST(EmulatedSwigluProduct, BackwardIsItsDefinitionInAnyOrder) {
+  expect_its_definition_in_any_order<Backward>();
 }
 
 }  // namespace

@@ -38,6 +38,17 @@ inline void __syncwarp() {
   emulated::arrive_at(emulated::current().warp->barrier, warp_size, true, "its warp");
 }
 
+inline int __shfl_sync(unsigned /*mask*/, int x, int lane) {
+  emulated::Warp& warp = *emulated::current().warp;
+  if (int(threadIdx.x) % warp_size == lane) {
+    warp.value = x;
+  }
+  __syncwarp();
+  const int value = warp.value;
+  __syncwarp();
+  return value;
+}
+
 inline void init_barrier(uint32_t barrier, int arrivals) {
   emulated::barrier_at(barrier) = {.arrivals = arrivals, .pending = arrivals};
 }
@@ -66,6 +77,20 @@ inline uint32_t address_in_block(uint32_t address, int rank) {
 }
 inline void arrive_in_block(uint32_t barrier, int rank) {
   arrive(address_in_block(barrier, rank));
+}
+
+inline int load_word(uint32_t address) {
+  int x = 0;
+  std::memcpy(&x, emulated::pointer_to(address), sizeof(x));
+  return x;
+}
+inline void hand_over_word(uint32_t target, int x, uint32_t barrier) {
+  unsigned char* there = emulated::pointer_to(target);
+  emulated::MemoryBarrier& told = emulated::barrier_at(barrier);
+  emulated::land_later([=, &told] {
+    std::memcpy(there, &x, sizeof(x));
+    told.land(sizeof(x));
+  });
 }
 
 inline void copy_panels(uint32_t target, const CUtensorMap& map, int column, int row,

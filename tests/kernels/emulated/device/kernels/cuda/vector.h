@@ -27,6 +27,13 @@ struct uint4 {
   uint32_t x, y, z, w;
 };
 
+// Threads run one at a time.
+inline int atomicAdd(int* to, int x) {
+  const int before = *to;
+  *to += x;
+  return before;
+}
+
 namespace gsa::kernels::cuda {
 
 using std::max;
