@@ -49,6 +49,13 @@ __device__ inline uint32_t panel_offset(int row, int piece) {
   return static_cast<uint32_t>(row * panel_row_bytes + ((piece ^ (row & 7)) * piece_bytes));
 }
 
+// A piece to memory, which compilers may otherwise take apart.
+__device__ inline void store_piece(bfloat16* target, const uint4& piece) {
+  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};\n" ::"l"(target), "r"(piece.x), "r"(piece.y),
+               "r"(piece.z), "r"(piece.w)
+               : "memory");
+}
+
 // Where a lane's row address for ldmatrix lies in a panel, for the first step: lanes 0 to 15 hold
 // rows, the upper half of the warp the next piece. A later piece is an exclusive or away, a later
 // row an addition: panels begin at multiples of 1024 bytes.
@@ -61,9 +68,6 @@ inline constexpr uint32_t two_pieces = 2 * piece_bytes;
 __device__ inline uint32_t pack_pair(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return reinterpret_cast<const uint32_t&>(pair);
-}
-__device__ inline float2 unpack_pair(uint32_t pair) {
-  return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
 }
 
 // Copies 16 bytes to shared memory in the background; zeros if not `valid`.

@@ -71,11 +71,11 @@ struct SwigluProduct {
 
    private:
     __device__ void store(uint4 gates, uint4 ups, int64_t token, int column) const {
-      *reinterpret_cast<uint4*>(product_.gate.at(token, column)) = gates;
-      *reinterpret_cast<uint4*>(product_.up.at(token, column)) = ups;
+      store_piece(product_.gate.at(token, column), gates);
+      store_piece(product_.up.at(token, column), ups);
       if (product_.output) {
         each_word([&](int i) { word_of(gates, i) = swiglu(word_of(gates, i), word_of(ups, i)); });
-        *reinterpret_cast<uint4*>(product_.output.at(token, column)) = gates;
+        store_piece(product_.output.at(token, column), gates);
       }
     }
 

@@ -23,10 +23,13 @@ __device__ inline void go_back(uint32_t& gates, uint32_t& ups, uint32_t& grads) 
   const float high = sigmoid(gate.y);
   const float swish_low = gate.x * low;
   const float swish_high = gate.y * high;
-  gates = pack_pair(grad.x * up.x * swish_slope(gate.x, low),
-                    grad.y * up.y * swish_slope(gate.y, high));
+  const float output_low = swish_low * up.x;
+  const float output_high = swish_high * up.y;
+  // The slope of swish is s + swish (1 - s).
+  gates = pack_pair(grad.x * (up.x * low + output_low * (1.0F - low)),
+                    grad.y * (up.y * high + output_high * (1.0F - high)));
   ups = pack_pair(grad.x * swish_low, grad.y * swish_high);
-  grads = pack_pair(swish_low * up.x, swish_high * up.y);
+  grads = pack_pair(output_low, output_high);
 }
 
 struct SwigluGradientProduct {
@@ -35,7 +38,7 @@ struct SwigluGradientProduct {
   CUtensorMap gate;
   CUtensorMap up;
   Rows<bfloat16> grad_gate;
-  Rows<bfloat16> grad_up;
+  Rows<bfloat16> grad_up;  // rows as far apart
   Rows<bfloat16> output;
   int64_t tokens;
   int columns;  // F
@@ -85,8 +88,9 @@ struct SwigluGradientProduct {
     template <typename Wait>
     __device__ void finish(const unsigned char* results, const TilePlace& place, const Wait& wait) {
       wait();
+      const Targets targets(product_, place, lane_);
       for (int unit = warp_; unit < units; unit += finishing_warps) {
-        finish_unit(results, place, unit / group_panels * unit_rows, unit % group_panels);
+        finish_unit(results, targets, unit / group_panels * unit_rows, unit % group_panels);
       }
     }
 
@@ -110,37 +114,58 @@ struct SwigluGradientProduct {
       }
     }
 
+    // Where this lane's pieces of a tile go: of its first unit, and how far it is to the others.
+    struct Targets {
+      bfloat16* grad_gate;
+      bfloat16* grad_up;
+      bfloat16* output;
+      int64_t rows_left;  // that are tokens
+      int columns_left;
+
+      __device__ Targets(const SwigluGradientProduct& product, const TilePlace& place, int lane) {
+        const int64_t token = place.row + piece_row(lane);
+        const int column = place.column + piece_column(lane);
+        grad_gate = product.grad_gate.at(token, column);
+        grad_up = product.grad_up.at(token, column);
+        output = product.output.at(token, column);
+        rows_left = product.tokens - token;
+        columns_left = product.columns - column;
+      }
+    };
+
     // Rows [row, row + unit_rows) of a panel of columns.
     __device__ __forceinline__ void finish_unit(const unsigned char* results,
-                                                const TilePlace& place, int row, int panel) {
+                                                const Targets& targets, int row, int panel) {
       uint4 gates[2];
       uint4 ups[2];
       uint4 grads[2];
+      const unsigned char* set = memory_ + set_ * set_bytes;
+      const unsigned char* unit = panel_row(results, row, panel);
       wait_barrier(barriers_ + uint32_t(set_ * 8), phase_);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const unsigned char* piece =
-            memory_ + set_ * set_bytes +
-            panel_offset(i * warp_rows + piece_row(lane_), lane_ % row_pieces);
-        gates[i] = *reinterpret_cast<const uint4*>(piece);
-        ups[i] = *reinterpret_cast<const uint4*>(piece + half_set);
-        grads[i] = result_piece(results, row + i * warp_rows, panel, lane_);
+        const uint32_t piece = panel_offset(i * warp_rows + piece_row(lane_), lane_ % row_pieces);
+        gates[i] = *reinterpret_cast<const uint4*>(set + piece);
+        ups[i] = *reinterpret_cast<const uint4*>(set + half_set + piece);
+        grads[i] = *reinterpret_cast<const uint4*>(unit + piece);
       }
-      publish_shared();  // what was read here is about to be copied over
-      __syncwarp();
-      ask(set_);
       each_word([&](int word) {
         go_back(word_of(gates[0], word), word_of(ups[0], word), word_of(grads[0], word));
         go_back(word_of(gates[1], word), word_of(ups[1], word), word_of(grads[1], word));
       });
-      const int column = place.column + panel * panel_columns + piece_column(lane_);
+      __syncwarp();  // what the set had is in use, not on its way: the set may be copied over
+      ask(set_);
+      const int64_t gate_offset = row * product_.grad_gate.stride + panel * panel_columns;
+      const int64_t output_offset = row * product_.output.stride + panel * panel_columns;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int64_t token = place.row + row + i * warp_rows + piece_row(lane_);
-        if (token < product_.tokens && column < product_.columns) {
-          *reinterpret_cast<uint4*>(product_.grad_gate.at(token, column)) = gates[i];
-          *reinterpret_cast<uint4*>(product_.grad_up.at(token, column)) = ups[i];
-          *reinterpret_cast<uint4*>(product_.output.at(token, column)) = grads[i];
+        if (row + i * warp_rows < targets.rows_left &&
+            panel * panel_columns < targets.columns_left) {
+          const int64_t gate_at = gate_offset + i * warp_rows * product_.grad_gate.stride;
+          const int64_t output_at = output_offset + i * warp_rows * product_.output.stride;
+          store_piece(targets.grad_gate + gate_at, gates[i]);
+          store_piece(targets.grad_up + gate_at, ups[i]);
+          store_piece(targets.output + output_at, grads[i]);
         }
       }
       if (++set_ == sets) {

@@ -370,10 +370,15 @@ __device__ inline int piece_row(int lane) {
 __device__ inline int piece_column(int lane) {
   return lane % row_pieces * piece_columns;
 }
+// Where row `row` of a tile's results, in panel `panel` of their columns, begins.
+__device__ inline const unsigned char* panel_row(const unsigned char* results, int row, int panel) {
+  return results + (row / group_rows * group_panels + panel) * panel_bytes +
+         row % group_rows * panel_row_bytes;
+}
 // A lane's piece of rows [row, row + 4) of a tile's results, in panel `panel` of their columns.
 __device__ inline uint4 result_piece(const unsigned char* results, int row, int panel, int lane) {
   const int own = row + piece_row(lane);
-  const unsigned char* start = results + (own / group_rows * group_panels + panel) * panel_bytes;
+  const unsigned char* start = panel_row(results, own / group_rows * group_rows, panel);
   return *reinterpret_cast<const uint4*>(start + panel_offset(own % group_rows, lane % row_pieces));
 }
 

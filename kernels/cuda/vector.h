@@ -31,6 +31,10 @@ __device__ inline float to_float(float x) {
 __device__ inline float to_float(bfloat16 x) {
   return __bfloat162float(x);
 }
+// Two neighbours of bfloat16, which are the upper halves of float32: one instruction each.
+__device__ inline float2 unpack_pair(uint32_t pair) {
+  return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000U)};
+}
 template <typename T>
 __device__ inline T from_float(float x) {
   if constexpr (std::is_same_v<T, float>) {
@@ -76,9 +80,19 @@ struct alignas(std::min<size_t>(width * sizeof(T), access_bytes)) Vector {
   }
 
   __device__ void unpack(float (&x)[width]) const {
+    if constexpr (width == 1 || std::is_same_v<T, float>) {
 #pragma unroll
-    for (int i = 0; i < width; ++i) {
-      x[i] = to_float(elements[i]);
+      for (int i = 0; i < width; ++i) {
+        x[i] = to_float(elements[i]);
+      }
+    } else {
+      const auto* pairs = reinterpret_cast<const uint32_t*>(elements);
+#pragma unroll
+      for (int i = 0; i < width / 2; ++i) {
+        const float2 pair = unpack_pair(pairs[i]);
+        x[2 * i] = pair.x;
+        x[2 * i + 1] = pair.y;
+      }
     }
   }
 

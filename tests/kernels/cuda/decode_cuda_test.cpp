@@ -169,41 +169,51 @@ TEST_F(CudaDecode, GsaStepsAreAsOnTheCpu) {
   }
 }
 
-TEST_F(CudaDecode, SamplesTheTokensOfTheCpu) {
-  const SamplingOptions options[] = {{.temperature = 0},
-                                     {.seed = 1},
-                                     {.temperature = 0.7, .top_k = 40, .seed = 2},
-                                     {.top_p = 0.9, .seed = 3},
-                                     {.temperature = 1.3, .top_k = 1000, .top_p = 0.5, .seed = 4},
-                                     {.temperature = 0.01, .top_p = 1e-9, .seed = 5}};
-  for (const SamplingOptions& option : options) {
-    for (const int64_t vocabulary : {1, 33, 32000}) {
-      for (const bool rounded : {false, true}) {  // rounded: many are equally probable
-        std::vector<std::vector<double>> tokens;
-        for (const Device device : {Device::cpu, Device::cuda}) {
-          Bench bench(device, DType::float32, rounded);
-          const Tensor logits = bench.random({64, vocabulary}, -9, 9, test::odd_gaps);
-          const Tensor positions = bench.integers(bench.random_integers(64, 1000));
-          const Tensor drawn = bench.output(DType::int32, {64});
-          for (int i = 0; i < 3; ++i) {
-            sample_tokens(bench.stream(), {.logits = logits,
-                                           .options = option,
-                                           .first_sequence = 5,
-                                           .positions = positions,
-                                           .tokens = drawn});
-            bench.keep("tokens", drawn);
-          }
-          bench.keep("positions", positions);
-          tokens.emplace_back();
-          for (const Bench::Result& result : bench.results()) {
-            tokens.back().insert(tokens.back().end(), result.values.begin(), result.values.end());
-          }
-        }
-        EXPECT_EQ(tokens[0], tokens[1]) << "seed " << option.seed << ", " << vocabulary;
-      }
+const SamplingOptions sampling_options[] = {
+    {.temperature = 0},
+    {.seed = 1},
+    {.temperature = 0.7, .top_k = 40, .seed = 2},
+    {.top_p = 0.9, .seed = 3},
+    {.temperature = 1.3, .top_k = 1000, .top_p = 0.5, .seed = 4},
+    {.temperature = 0.01, .top_p = 1e-9, .seed = 5}};
+
+// Tokens drawn three times, and the positions afterwards.
+std::vector<double> drawn_tokens(Device device, const SamplingOptions& options, int64_t vocabulary,
+                                 bool rounded) {
+  Bench bench(device, DType::float32, rounded);
+  const Tensor logits = bench.random({64, vocabulary}, -9, 9, test::odd_gaps);
+  const Tensor positions = bench.integers(bench.random_integers(64, 1000));
+  const Tensor drawn = bench.output(DType::int32, {64});
+  for (int i = 0; i < 3; ++i) {
+    sample_tokens(bench.stream(), {.logits = logits,
+                                   .options = options,
+                                   .first_sequence = 5,
+                                   .positions = positions,
+                                   .tokens = drawn});
+    bench.keep("tokens", drawn);
+  }
+  bench.keep("positions", positions);
+  std::vector<double> all;
+  for (const Bench::Result& result : bench.results()) {
+    all.insert(all.end(), result.values.begin(), result.values.end());
+  }
+  return all;
+}
+
+class CudaSampling : public CudaDecode, public testing::WithParamInterface<size_t> {};
+
+TEST_P(CudaSampling, DrawsTheTokensOfTheCpu) {
+  const SamplingOptions& options = sampling_options[GetParam()];
+  for (const int64_t vocabulary : {1, 33, 32000}) {
+    for (const bool rounded : {false, true}) {  // rounded: many are equally probable
+      EXPECT_EQ(drawn_tokens(Device::cpu, options, vocabulary, rounded),
+                drawn_tokens(Device::cuda, options, vocabulary, rounded))
+          << "seed " << options.seed << ", " << vocabulary;
     }
   }
 }
+INSTANTIATE_TEST_SUITE_P(Each, CudaSampling,
+                         testing::Range(size_t{0}, std::size(sampling_options)));
 
 }  // namespace
 }  // namespace gsa::kernels

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <string>
 
 #include "tests/kernels/gsa_case.h"
@@ -76,5 +77,16 @@ class GsaCudaTest : public testing::Test {
     }
   }
 };
+
+// Tests of every shape, each of which is a test by itself.
+class GsaCudaShapeTest : public GsaCudaTest, public testing::WithParamInterface<size_t> {
+ protected:
+  static const GsaShape& shape() { return gsa_shapes[GetParam()]; }
+  // A different one for each shape.
+  static uint64_t seed(uint64_t first) { return first + GetParam(); }
+};
+inline auto all_gsa_shapes() {
+  return testing::Range(size_t{0}, std::size(gsa_shapes));
+}
 
 }  // namespace gsa::test

@@ -5,13 +5,17 @@ namespace gsa::test {
 namespace {
 
 using GsaCudaForms = GsaCudaTest;
+using GsaCudaFormsShape = GsaCudaShapeTest;
 
-TEST_F(GsaCudaForms, ChunkedIsAsDefined) {
-  uint64_t seed = 1;
-  for (const GsaShape& shape : gsa_shapes) {
-    expect_as_defined(random_problem(shape, seed++), DType::bfloat16);
-  }
+TEST_P(GsaCudaFormsShape, ChunkedIsAsDefined) {
+  expect_as_defined(random_problem(shape(), seed(1)), DType::bfloat16);
 }
+
+TEST_P(GsaCudaFormsShape, RecurrentIsAsDefined) {
+  expect_as_defined(random_problem(shape(), seed(101)), DType::bfloat16, {.form = Form::recurrent});
+  expect_as_defined(random_problem(shape(), seed(151)), DType::float32, {.form = Form::recurrent});
+}
+INSTANTIATE_TEST_SUITE_P(Each, GsaCudaFormsShape, all_gsa_shapes());
 
 // Sequences that are cut into segments backward, with dimensions that fill slices and that do not.
 const GsaShape long_shapes[] = {
@@ -25,14 +29,6 @@ TEST_F(GsaCudaForms, ChunkedIsAsDefinedInSegments) {
   uint64_t seed = 51;
   for (const GsaShape& shape : long_shapes) {
     expect_as_defined(random_problem(shape, seed++), DType::bfloat16);
-  }
-}
-
-TEST_F(GsaCudaForms, RecurrentIsAsDefined) {
-  uint64_t seed = 101;
-  for (const GsaShape& shape : gsa_shapes) {
-    expect_as_defined(random_problem(shape, seed++), DType::bfloat16, {.form = Form::recurrent});
-    expect_as_defined(random_problem(shape, seed++), DType::float32, {.form = Form::recurrent});
   }
 }
 

@@ -5,16 +5,15 @@ namespace gsa::test {
 namespace {
 
 using GsaCudaProjected = GsaCudaTest;
+using GsaCudaProjectedShape = GsaCudaShapeTest;
 
-TEST_F(GsaCudaProjected, ProjectedIsAsDefined) {
-  uint64_t seed = 201;
-  for (const GsaShape& shape : gsa_shapes) {
-    const GsaProblem problem = random_projected_problem(shape, seed++, projected_range);
-    expect_as_defined(problem, DType::bfloat16);
-    expect_as_defined(problem, DType::bfloat16, {.form = Form::recurrent});
-    expect_as_defined(problem, DType::float32);
-  }
+TEST_P(GsaCudaProjectedShape, IsAsDefined) {
+  const GsaProblem problem = random_projected_problem(shape(), seed(201), projected_range);
+  expect_as_defined(problem, DType::bfloat16);
+  expect_as_defined(problem, DType::bfloat16, {.form = Form::recurrent});
+  expect_as_defined(problem, DType::float32);
 }
+INSTANTIATE_TEST_SUITE_P(Each, GsaCudaProjectedShape, all_gsa_shapes());
 
 TEST_F(GsaCudaProjected, ProjectedIsAsDefinedWithSteepSlots) {
   for (const int64_t every : {1, 3, 16}) {

@@ -29,6 +29,10 @@ inline uint32_t panel_offset(int row, int piece) {
   return uint32_t(row * panel_row_bytes + ((piece ^ (row & 7)) * piece_bytes));
 }
 
+inline void store_piece(bfloat16* target, const uint4& piece) {
+  *reinterpret_cast<uint4*>(target) = piece;
+}
+
 // The hardware's 128-byte swizzle: the piece within 128 bytes by the number of the 128 bytes.
 inline uint32_t swizzled(uint32_t address) {
   return address ^ ((address >> 7 & 7) << 4);

@@ -64,8 +64,5 @@ struct Rows {
 inline float sigmoid(float x) {
   return 1.0F / (1.0F + std::exp(-x));
 }
-inline float swish_slope(float x, float s) {
-  return s * (1.0F + x * (1.0F - s));
-}
 
 }  // namespace gsa::kernels::cuda
