@@ -16,23 +16,30 @@ __device__ inline float fast_tanh(float x) {
   return y;
 }
 
-__device__ inline uint32_t swish_pair(uint32_t pair) {
+// Half of a pair of bfloat16: exact.
+__device__ inline float2 halves_of(uint32_t pair) {
   const __nv_bfloat162 halves =
       __hmul2(reinterpret_cast<const __nv_bfloat162&>(pair), __float2bfloat162_rn(0.5F));
-  const float2 h = __bfloat1622float2(halves);  // exact
+  return unpack_pair(reinterpret_cast<const uint32_t&>(halves));
+}
+
+__device__ inline uint32_t swish_pair(uint32_t pair) {
+  const float2 h = halves_of(pair);
   return pack_pair(h.x + h.x * fast_tanh(h.x), h.y + h.y * fast_tanh(h.y));
 }
 
-// The slope of swish at an input.
-__device__ inline float fast_swish_slope(float at) {
-  return swish_slope(at, 0.5F + 0.5F * fast_tanh(0.5F * at));
+// Twice `gradient` times the slope of swish at 2 h, which is (1 + t + h (1 - t^2)) / 2 with t the
+// hyperbolic tangent of h.
+__device__ inline float twice_with_slope(float gradient, float h) {
+  const float t = fast_tanh(h);
+  return gradient + gradient * (t + h * (1.0F - t * t));
 }
 
 // A pair of gradients of swish times its slope at a pair of inputs.
 __device__ inline uint32_t times_slope(uint32_t gradients, uint32_t inputs) {
-  const float2 x = unpack_pair(inputs);
-  const float2 gradient = unpack_pair(gradients);
-  return pack_pair(gradient.x * fast_swish_slope(x.x), gradient.y * fast_swish_slope(x.y));
+  const float2 h = halves_of(inputs);
+  const float2 gradient = halves_of(gradients);
+  return pack_pair(twice_with_slope(gradient.x, h.x), twice_with_slope(gradient.y, h.y));
 }
 
 // Swish of 16-byte pieces in shared memory that are `distance` bytes apart, the first `existing` of
