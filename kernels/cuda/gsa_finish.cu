@@ -46,6 +46,21 @@ struct FinishPlace {
   }
 };
 
+// Which part of the work a block has. Neighbours have neighbouring slots, then heads: what lies side
+// by side in memory is asked for at the same time.
+template <int slots>
+struct BlockPlace {
+  static constexpr int groups = slots / block_slots;
+  int group;  // of slots
+  int head;
+  int anchor;
+
+  __device__ explicit BlockPlace(int heads)
+      : group(static_cast<int>(blockIdx.x) % groups),
+        head(static_cast<int>(blockIdx.x) / groups % heads),
+        anchor(static_cast<int>(blockIdx.x) / groups / heads) {}
+};
+
 __device__ __forceinline__ float2 load_two(const float* source) {
   return __ldg(reinterpret_cast<const float2*>(source));
 }
@@ -196,8 +211,9 @@ __global__ void __launch_bounds__(finish_threads, 2)
   const int run = static_cast<int>(threadIdx.x) / block_pairs;
   const int pair = static_cast<int>(threadIdx.x) % block_pairs;
   const int lane = static_cast<int>(threadIdx.x) % warp_size;
+  const BlockPlace<slots> block(args.gates.heads);
   const SequencePart part =
-      find_part(args.offsets, args.sequences, anchor_rows, 0, static_cast<int>(blockIdx.x), lane);
+      find_part(args.offsets, args.sequences, anchor_rows, 0, block.anchor, lane);
   if (part.sequence < 0) {
     return;
   }
@@ -209,8 +225,8 @@ __global__ void __launch_bounds__(finish_threads, 2)
   FinishPlace<slots> at;
   at.chunk = first + chunk;
   at.token = begin + run * run_rows;
-  at.head = static_cast<int>(blockIdx.y);
-  at.slot = static_cast<int>(blockIdx.z) * block_slots + 2 * pair;
+  at.head = block.head;
+  at.slot = block.group * block_slots + 2 * pair;
   at.row = run % chunk_runs * run_rows;
   at.rows = at.slot < args.gates.slots ? max(0, min(run_rows, part.end - at.token)) : 0;
 
@@ -310,8 +326,7 @@ void launch_gsa_finish(cudaStream_t stream, const GsaSizes& sizes, const GsaFini
     return;
   }
   const int64_t anchors = sizes.chunks / anchor_chunks + sizes.sequences;  // at most
-  const dim3 grid(static_cast<unsigned>(anchors), static_cast<unsigned>(sizes.heads),
-                  static_cast<unsigned>(sizes.slots / block_slots));
+  const auto grid = static_cast<unsigned>(anchors * sizes.heads * (sizes.slots / block_slots));
   if (sizes.slots == gsa_tile) {
     finish_kernel<64><<<grid, finish_threads, 0, stream>>>(args);
   } else {

@@ -2,8 +2,9 @@
 // two gates that what is written into the slots is multiplied with. b as it is kept is relative to
 // a reference (GsaGates).
 //
-// A block does one chunk and key/value head: a thread has a slot and 16 tokens in registers. Bytes
-// a token and slot: 4 read (2 of logits), 8 written; at B8 T2048 H4 M64 50 MB, 15 us at 3.3 TB/s.
+// A block does one chunk and key/value head, its neighbours the chunk's other heads: a thread has a
+// slot and 16 tokens in registers. Bytes a token and slot: 4 read (2 of logits), 8 written; at B8
+// T2048 H4 M64 50 MB, 15 us at 3.3 TB/s.
 #include "kernels/cuda/gsa_kernels.h"
 
 namespace gsa::kernels::cuda {
@@ -82,8 +83,8 @@ template <int slots>
 __global__ void __launch_bounds__(slots* runs) gates_kernel(const GsaGateArgs args) {
   __shared__ GsaChunk place;
   __shared__ float sums[runs][slots];
-  const int chunk = static_cast<int>(blockIdx.x);
-  const int head = static_cast<int>(blockIdx.y);
+  const int chunk = static_cast<int>(blockIdx.x) / args.heads;
+  const int head = static_cast<int>(blockIdx.x) % args.heads;
   const int slot = static_cast<int>(threadIdx.x) % slots;
   const int run = static_cast<int>(threadIdx.x) / slots;
   if (threadIdx.x < warp_size) {
@@ -146,7 +147,7 @@ void launch_gsa_gates(cudaStream_t stream, const GsaSizes& sizes, const GsaGateA
   if (sizes.chunks == 0) {
     return;
   }
-  const dim3 grid(static_cast<unsigned>(sizes.chunks), static_cast<unsigned>(sizes.heads));
+  const auto grid = static_cast<unsigned>(sizes.chunks * sizes.heads);
   if (sizes.slots == gsa_tile) {
     gates_kernel<64><<<grid, 64 * runs, 0, stream>>>(args);
   } else {
