@@ -46,8 +46,8 @@ struct FinishPlace {
   }
 };
 
-// Which part of the work a block has. Neighbours have neighbouring slots, then heads: what lies side
-// by side in memory is asked for at the same time.
+// Which part of the work a block has. Neighbours have neighbouring slots, then heads: what lies
+// side by side in memory is asked for at the same time.
 template <int slots>
 struct BlockPlace {
   static constexpr int groups = slots / block_slots;
