@@ -179,42 +179,42 @@ void run_gsa_steps(Bench& bench, const StateCase& size, int steps, int64_t perio
   bench.keep("value_state", args.value_state);
 }
 
-TEST_F(CudaDecode, GsaStepsAreAsOnTheCpu) {
-  for (const StateCase& size : state_cases) {
-    expect_as_on_cpu(text("gsa_decode", size),
-                     [&](Bench& bench) { run_gsa_steps(bench, size, 2); });
-  }
+class CudaGsaSteps : public CudaDecode, public testing::WithParamInterface<size_t> {
+ protected:
+  static const StateCase& size() { return state_cases[GetParam()]; }
+};
+INSTANTIATE_TEST_SUITE_P(Each, CudaGsaSteps, testing::Range(size_t{0}, std::size(state_cases)));
+
+TEST_P(CudaGsaSteps, AreAsOnTheCpu) {
+  expect_as_on_cpu(text("gsa_decode", size()),
+                   [&](Bench& bench) { run_gsa_steps(bench, size(), 2); });
 }
 
 // More than two writings of the states, the last of them some steps ago.
-TEST_F(CudaDecode, GsaStepsThatKeepTokensAreAsOnTheCpu) {
-  int64_t offset = 0;
-  for (const StateCase& size : state_cases) {
-    for (const int period : {8, 3}) {
-      expect_as_on_cpu(text("gsa_decode that keeps tokens", size), [&](Bench& bench) {
-        run_gsa_steps(bench, size, 2 * period + 3, period, offset);
-      });
-      ++offset;
-    }
+TEST_P(CudaGsaSteps, ThatKeepTokensAreAsOnTheCpu) {
+  auto offset = static_cast<int64_t>(2 * GetParam());
+  for (const int period : {8, 3}) {
+    expect_as_on_cpu(text("gsa_decode that keeps tokens", size()), [&](Bench& bench) {
+      run_gsa_steps(bench, size(), 2 * period + 3, period, offset);
+    });
+    ++offset;
   }
 }
 
 // What kept tokens leave is what steps that write their states leave, to rounding: over two periods
 // from the same inputs, so that the last step writes.
-TEST_F(CudaDecode, GsaStepsThatKeepTokensLeaveWhatOthersDo) {
+TEST_P(CudaGsaSteps, ThatKeepTokensLeaveWhatOthersDo) {
   constexpr int period = 8;
-  for (const StateCase& size : state_cases) {
-    std::vector<Bench::Result> results[2];
-    for (const bool keeps : {false, true}) {
-      Bench bench(Device::cuda, DType::float32, false);
-      run_gsa_steps(bench, size, 2 * period, keeps ? period : 1);
-      results[keeps ? 1 : 0] = bench.results();
-    }
-    for (size_t i = 0; i < results[0].size(); ++i) {
-      EXPECT_LT(test::relative_error(results[1][i].values, results[0][i].values),
-                test::cuda_float_tolerance)
-          << text("gsa_decode", size) << ": " << results[0][i].name << " " << i;
-    }
+  std::vector<Bench::Result> results[2];
+  for (const bool keeps : {false, true}) {
+    Bench bench(Device::cuda, DType::float32, false);
+    run_gsa_steps(bench, size(), 2 * period, keeps ? period : 1);
+    results[keeps ? 1 : 0] = bench.results();
+  }
+  for (size_t i = 0; i < results[0].size(); ++i) {
+    EXPECT_LT(test::relative_error(results[1][i].values, results[0][i].values),
+              test::cuda_float_tolerance)
+        << text("gsa_decode", size()) << ": " << results[0][i].name << " " << i;
   }
 }
 
