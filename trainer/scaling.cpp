@@ -42,8 +42,7 @@ struct BucketTimes {
 double blocks_seconds(const Machine& machine, const StepWork& work) {
   const Machine::Rates& rates = machine.rates;
   return work.products_flops / (rates.products * tera) + work.mixer_flops / (rates.gsa * tera) +
-         work.norm_elements / (rates.norms * giga) + work.glu_elements / (rates.glu * giga) +
-         work.loss_elements / (rates.loss * giga);
+         work.norm_elements / (rates.norms * giga) + work.loss_elements / (rates.loss * giga);
 }
 
 BucketTimes bucket_times(const Machine& machine, const StepWork& work, int gpus) {
@@ -141,7 +140,6 @@ StepWork step_work(const Config& config, Device device, DType dtype) {
   constexpr double norms_a_block = 3;
   work.norm_elements =
       tokens * double(model.hidden) * (norms_a_block * double(model.layers) * again + 1);
-  work.glu_elements = tokens * double(model.resolved_intermediate()) * double(model.layers) * again;
   work.loss_elements = tokens * double(model.vocabulary);
   work.embedding_elements = tokens * double(model.hidden);
 

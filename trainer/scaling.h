@@ -22,10 +22,9 @@ namespace gsa {
 
 // What one micro-batch and one update do, on any number of GPUs.
 struct StepWork {
-  double products_flops = 0;  // forward, backward and what is recomputed
+  double products_flops = 0;  // forward, backward and what is recomputed; SwiGLU goes with them
   double mixer_flops = 0;
   double norm_elements = 0;             // tokens x hidden, of every norm
-  double glu_elements = 0;              // tokens x GLU width, of every block
   double loss_elements = 0;             // tokens x vocabulary
   double embedding_elements = 0;        // tokens x hidden
   std::vector<double> bucket_elements;  // parameters, in the order of first use

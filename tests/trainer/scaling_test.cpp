@@ -23,7 +23,6 @@ Machine round_machine() {
   machine.rates = {.products = 1,
                    .gsa = 1,
                    .norms = 1,
-                   .glu = 1,
                    .loss = 1,
                    .embedding = 1,
                    .optimizer = 1,

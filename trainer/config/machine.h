@@ -23,10 +23,9 @@ struct Machine {
   // What a GPU does in a second of each phase of a step, at training sizes. Elements are those of
   // the phase's main tensor over forward and backward together (StepWork in trainer/scaling.h).
   struct Rates {
-    double products = 0;  // TFLOP/s of the matrix products
+    double products = 0;  // TFLOP/s of the matrix products, SwiGLU with them
     double gsa = 0;       // TFLOP/s of the token mixer
     double norms = 0;     // giga-elements a second, like the rest
-    double glu = 0;
     double loss = 0;
     double embedding = 0;
     double optimizer = 0;  // parameters of this rank's shard

@@ -18,7 +18,6 @@ Machine machine() {
   machine.rates = {.products = 400,
                    .gsa = 30,
                    .norms = 100,
-                   .glu = 200,
                    .loss = 300,
                    .embedding = 90,
                    .optimizer = 70,
