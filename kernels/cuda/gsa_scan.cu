@@ -7,31 +7,49 @@ namespace {
 
 using namespace scans;
 
-template <int slots>
-using AloneTiles = ScanTiles<slots, 1, 3>;
-
-constexpr int resident_blocks(int slots) {
+// Blocks that a multiprocessor is to hold: few have more of their chunks on the way.
+constexpr int many_blocks(int slots) {
   return slots == panel_columns ? 4 : 2;
 }
+constexpr int few_blocks = 2;
 
-template <int slots, bool segments_only>
-__global__ void __launch_bounds__(AloneTiles<slots>::threads, resident_blocks(slots))
+// Stages of a chunk that each of so many blocks has room for.
+template <int slots, int blocks>
+using AloneTiles =
+    ScanTiles<slots, 1, blocks != few_blocks ? 3 : (slots == panel_columns ? 6 : 4)>;
+
+template <int slots, int blocks, bool segments_only>
+__global__ void __launch_bounds__(slots / strip_rows* warp_size, blocks)
     scan_kernel(const __grid_constant__ GsaScanArgs args) {
   extern __shared__ __align__(1024) unsigned char memory[];
   const ScanItem item{static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y),
                       static_cast<int>(blockIdx.z)};
-  walk_segment<AloneTiles<slots>, segments_only>(args, item, memory, [](int /*chunk*/) {});
+  walk_segment<AloneTiles<slots, blocks>, segments_only>(args, item, memory, [](int /*chunk*/) {});
 }
 
-template <int slots, bool segments_only>
+template <int slots, int blocks, bool segments_only>
 void launch(cudaStream_t stream, const GsaScanArgs& args) {
-  using Tiles = AloneTiles<slots>;
+  using Tiles = AloneTiles<slots, blocks>;
   const int slices =
       slices_of<Tiles>(args.keys.padded_dim) + slices_of<Tiles>(args.values.padded_dim);
   const dim3 grid(static_cast<unsigned>(slices), static_cast<unsigned>(args.heads),
                   static_cast<unsigned>(args.segments));
-  launch_with_memory(scan_kernel<slots, segments_only>, grid, Tiles::threads, Tiles::memory_bytes,
-                     stream, args, "gsa scan");
+  launch_with_memory(scan_kernel<slots, blocks, segments_only>, grid, Tiles::threads,
+                     Tiles::memory_bytes, stream, args, "gsa scan");
+}
+
+template <int slots, bool segments_only>
+void launch(cudaStream_t stream, const GsaScanArgs& args) {
+  constexpr int multiprocessors = 132;  // of an H100 or H200; elsewhere a guess
+  using Tiles = AloneTiles<slots, few_blocks>;
+  const int64_t blocks =
+      int64_t(slices_of<Tiles>(args.keys.padded_dim) + slices_of<Tiles>(args.values.padded_dim)) *
+      args.heads * args.segments;
+  if (blocks <= few_blocks * multiprocessors) {
+    launch<slots, few_blocks, segments_only>(stream, args);
+  } else {
+    launch<slots, many_blocks(slots), segments_only>(stream, args);
+  }
 }
 
 }  // namespace
