@@ -402,6 +402,16 @@ void GsaDecode::check() const {
   require_shape(output, {sequences, query_heads * value_dim()}, "output");
   require_dtype(output, projected.dtype(), "output");
   require(gate_normalizer > 0, "the gate's normalizer must be positive");
+  if (kept) {
+    require_present(kept.rows, 3, "kept.rows");
+    require_optional(kept.rows, projected.dtype(),
+                     {sequences, kept.period() - 1, heads * (key_dim() + value_dim() + slots())},
+                     "kept.rows");
+    require(kept.period() > 1, "there must be a token to keep");
+    require_present(kept.step, 1, "kept.step");
+    require_optional(kept.step, DType::int32, {1}, "kept.step");
+    require(kept.offset >= 0, "kept.offset must be 0 or more");
+  }
 }
 
 namespace {
@@ -435,6 +445,11 @@ void DecodeStep::check() const {
         },
         operation);
   }
+}
+
+void CountStep::check() const {
+  require_present(step, 1, "step");
+  require_optional(step, DType::int32, {1}, "step");
 }
 
 void SamplingOptions::check() const {

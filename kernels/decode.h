@@ -4,8 +4,8 @@
 // recurrent GSA step.
 //
 // On CUDA these overlap with what comes before them on the stream: weights, and in gsa_decode the
-// states, are read ahead. A step therefore begins with another operation (the embedding), and goes
-// through each layer's states once.
+// states and the tokens kept, are read ahead. A step therefore begins with another operation (the
+// embedding), and goes through each layer's states once.
 //
 // Rows are sequences. A row's result has the same bits whatever other rows there are (on CUDA among
 // up to eight), so that a text does not depend on the batch that it is written in.
@@ -48,19 +48,41 @@ struct DecodeLinear {
   void check() const;
 };
 
+// Up to how many sequences a step may be one kernel on CUDA.
+inline constexpr int64_t decode_few_sequences = 8;
+
+// The tokens that a layer's states do not have yet. States are written only in the steps n where
+// (n + offset) % period = period - 1, n = 0, 1, ... from where they were complete; in the others
+// the step's token is kept beside them, as it was projected, and with b_i = log alpha_1 + ... +
+// log alpha_i over the j tokens since the states K_0, V_0 were written, this step's the last,
+//
+//   u = e^{b_j} * (K_0^T q) + sum_i e^{b_j - b_i} (1 - alpha_i) <k_i, q>,  p = softmax(scale * u)
+//   o = V_0^T (p * e^{b_j}) + sum_i <p, e^{b_j - b_i} (1 - alpha_i)> v_i
+//
+// Layers with different offsets write in different steps.
+struct KeptTokens {
+  Tensor rows;  // [B, period - 1, H*K + H*V + H*M]: k, v, gate columns of `projected`; or absent
+  ConstTensor step;    // [1] int32, on the device: n; count_step has it go on between steps
+  int64_t offset = 0;  // 0 or more
+
+  explicit operator bool() const { return bool(rows); }
+  int64_t period() const { return rows.dim(1) + 1; }
+};
+
 // One token of gated slot attention (kernels/gsa.h) a sequence, from the projections:
 //   q, k, v = swish of their columns;  log alpha = logsigmoid(gate columns) / gate_normalizer
-// States go on in place. Grouped heads as in kernels/gsa.h. The output is swish(o), which the norm
-// behind it takes.
+// States go on in place, at once or with `kept` every few steps. Grouped heads as in kernels/gsa.h.
+// The output is swish(o), which the norm behind it takes.
 struct GsaDecode {
   ConstTensor projected;  // [B, H_q*K + H*K + H*V + H*M]: q, k, v, gate side by side
   int64_t query_heads = 1;
   int64_t heads = 1;
   double gate_normalizer = 8;
   double scale = 1;
-  Tensor key_state;    // [B, H_q, K, M] float32 (float64 if projected is)
-  Tensor value_state;  // [B, H_q, M, V]
-  Tensor output;       // [B, H_q * V]
+  Tensor key_state;      // [B, H_q, K, M] float32 (float64 if projected is)
+  Tensor value_state;    // [B, H_q, M, V]
+  KeptTokens kept = {};  // absent: the states are written in every step
+  Tensor output;         // [B, H_q * V]
 
   int64_t key_dim() const { return key_state.dim(2); }
   int64_t slots() const { return key_state.dim(3); }
@@ -71,8 +93,9 @@ struct GsaDecode {
 
 // The operations of a step, of the same sequences, one after the other. On CUDA up to eight
 // sequences in bfloat16 are one kernel that reads ahead the weights of all of them, wherever it
-// takes every operation's sizes (kernels/cuda/decode_step.cu). No operation's input is its output;
-// the memory that they leave results in for each other is in use until the last one has run.
+// takes every operation's sizes and no tokens are kept (kernels/cuda/decode_step.cu). No
+// operation's input is its output; the memory that they leave results in for each other is in use
+// until the last one has run.
 struct DecodeStep {
   std::vector<std::variant<DecodeLinear, GsaDecode>> operations;
 
@@ -80,8 +103,16 @@ struct DecodeStep {
   void check() const;
 };
 
+// step[0] += 1, behind all that came before: once a step, for all layers.
+struct CountStep {
+  Tensor step;  // [1] int32
+
+  void check() const;
+};
+
 void decode_linear(Stream& stream, const DecodeLinear& args);
 void gsa_decode(Stream& stream, const GsaDecode& args);
 void decode_step(Stream& stream, const DecodeStep& args);
+void count_step(Stream& stream, const CountStep& args);
 
 }  // namespace gsa::kernels

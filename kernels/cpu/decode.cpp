@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/backends.h"
+#include "kernels/cpu/gsa_decode_kept.h"
 #include "kernels/cpu/gsa_view.h"
 #include "kernels/cpu/math.h"
 #include "kernels/cpu/parallel.h"
@@ -136,6 +137,9 @@ void decode_linear(Stream& stream, const DecodeLinear& args, std::byte* workspac
 }
 
 size_t gsa_decode_workspace(const GsaDecode& args) {
+  if (args.kept) {
+    return gsa_decode_kept_workspace(args);
+  }
   Pieces measure(nullptr);
   const GsaDecodeWorkspace own(measure, args);
   // The step's own need follows from shapes and from the offsets, which do not exist yet.
@@ -147,6 +151,10 @@ size_t gsa_decode_workspace(const GsaDecode& args) {
 }
 
 void gsa_decode(Stream& stream, const GsaDecode& args, std::byte* workspace) {
+  if (args.kept) {
+    gsa_decode_kept(args, workspace);
+    return;
+  }
   Pieces pieces(workspace);
   const GsaDecodeWorkspace memory(pieces, args);
   count_up(memory.offsets);
@@ -182,6 +190,10 @@ size_t decode_step_workspace(const DecodeStep& args) {
     most = std::max(most, std::visit(WorkspaceOf(), operation));
   }
   return most;
+}
+
+void count_step(Stream& /*stream*/, const CountStep& args) {
+  ++*args.step.as<int32_t>();
 }
 
 void decode_step(Stream& stream, const DecodeStep& args, std::byte* workspace) {

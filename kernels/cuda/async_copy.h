@@ -4,6 +4,7 @@
 
 #include <cuda.h>
 
+#include "kernels/cuda/cluster.h"
 #include "kernels/cuda/mma.h"
 
 namespace gsa::kernels::cuda {
@@ -61,13 +62,8 @@ __device__ inline void wait_barrier(uint32_t barrier, int phase) {
       : "memory");
 }
 
-// Two blocks of a cluster: this one's rank, a barrier of all their threads, and where an address of
-// one's own lies in the other block.
-__device__ inline int cluster_rank() {
-  uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(rank));
-  return static_cast<int>(rank);
-}
+// The blocks of a cluster: a barrier of all their threads, and where an address of one's own lies
+// in another block.
 __device__ inline void sync_cluster() {
   asm volatile(
       "barrier.cluster.arrive.release.aligned;\n"

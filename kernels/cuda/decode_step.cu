@@ -152,12 +152,14 @@ bool takes(const DecodeLinear& args, int /*blocks*/) {
 }
 bool takes(const GsaDecode& args, int blocks) {
   const int64_t ranks = args.key_dim() / part_dim;
-  return args.projected.dtype() == DType::bfloat16 && args.slots() == part_slots &&
+  return args.projected.dtype() == DType::bfloat16 && !args.kept && args.slots() == part_slots &&
          args.key_dim() == args.value_dim() && args.key_dim() % part_dim == 0 && ranks > 0 &&
          ranks <= max_ranks &&
          step_rows * args.query_heads * ranks <= max_parts * int64_t(blocks) &&
          are_aligned(args.key_state, args.value_state);
 }
+
+static_assert(step_rows == decode_few_sequences);
 
 using AnyOperation = std::variant<DecodeLinear, GsaDecode>;
 using Operations = std::span<const AnyOperation>;

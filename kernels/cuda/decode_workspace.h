@@ -3,11 +3,12 @@
 #pragma once
 
 #include "kernels/cuda/workspace.h"
+#include "kernels/decode.h"
 
 namespace gsa::kernels::cuda {
 
-inline constexpr int64_t decode_few_rows =
-    8;  // up to these, one kernel does all, without workspace
+// Up to these, one kernel does all, without workspace.
+inline constexpr int64_t decode_few_rows = decode_few_sequences;
 
 // The normalized input, gates and ups, and cuBLASLt's own. `element` is the size of an element.
 struct DecodeWorkspace {

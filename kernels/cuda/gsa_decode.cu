@@ -10,78 +10,13 @@
 #include <algorithm>
 
 #include "kernels/backends.h"
-#include "kernels/cuda/cluster.h"
 #include "kernels/cuda/dependent_launch.h"
-#include "kernels/cuda/launch.h"
-#include "kernels/cuda/reduce.h"
+#include "kernels/cuda/gsa_decode_block.h"
 
 namespace gsa::kernels::cuda {
 namespace {
 
-constexpr int threads = 256;
-constexpr int quad = 4;  // floats a thread takes at once
-constexpr int max_cluster = 8;
-constexpr int max_slots = 128;
-constexpr int max_part = 128;  // columns of K or V that a block has
-
-template <typename T>
-struct DecodeArgs {
-  Rows<const T> projected;
-  int query_heads;
-  int heads;
-  int key_dim;
-  int value_dim;
-  int slots;
-  float gate_factor;  // 1 / normalizer
-  float scale;
-  float* key_state;
-  float* value_state;
-  Rows<T> output;
-  int cluster;
-};
-
-// How threads lie over a slice of a state, [rows, columns] in quads: whole rows side by side, so
-// that a thread's quads are of the same columns.
-struct Slice {
-  int rows;
-  int quads;   // of a row
-  int groups;  // rows that are taken at once
-  int group;   // this thread's; groups or more: it has none
-  int column;  // of its quads
-
-  __device__ Slice(int of_rows, int columns)
-      : rows(of_rows),
-        quads(columns / quad),
-        groups(threads / quads),
-        group(int(threadIdx.x) / quads),
-        column(int(threadIdx.x) % quads * quad) {}
-  // The row of the thread's i-th quad, `rows` or more if there is none.
-  __device__ int row(int i) const { return group < groups ? group + i * groups : rows; }
-};
-
-// Sums over a slice's rows: what each group has found, in shared memory, then in order.
-__device__ inline void store_partial(float* partial, const Slice& slice, int columns,
-                                     const float4& sum) {
-  if (slice.group < slice.groups) {
-    *reinterpret_cast<float4*>(partial + slice.group * columns + slice.column) = sum;
-  }
-}
-__device__ inline float add_partial(const float* partial, const Slice& slice, int columns,
-                                    int column) {
-  float sum = 0.0F;
-#pragma unroll 8
-  for (int group = 0; group < slice.groups; ++group) {
-    sum += partial[group * columns + column];
-  }
-  return sum;
-}
-
-__device__ inline void fma4(float4& sum, float factor, const float4& x) {
-  sum.x = fmaf(factor, x.x, sum.x);
-  sum.y = fmaf(factor, x.y, sum.y);
-  sum.z = fmaf(factor, x.z, sum.z);
-  sum.w = fmaf(factor, x.w, sum.w);
-}
+using namespace gsa_decode_block;
 
 struct SharedState {
   float alpha[max_slots];
@@ -105,59 +40,18 @@ __device__ void load_token(const DecodeArgs<T>& args, SharedState& shared, int s
   const int v_begin = k_begin + args.heads * args.key_dim;
   const int f_begin = v_begin + args.heads * args.value_dim;
   const T* row = args.projected.at(sequence, 0);
-  const auto activated = [&](int column) {
-    const float x = to_float(row[column]);
-    return x * sigmoid(x);
-  };
   for (int i = int(threadIdx.x); i < keys; i += threads) {
-    shared.q[i] = activated(query_head * args.key_dim + rank * keys + i);
-    shared.k[i] = activated(k_begin + head * args.key_dim + rank * keys + i);
+    shared.q[i] = swish_of(row[query_head * args.key_dim + rank * keys + i]);
+    shared.k[i] = swish_of(row[k_begin + head * args.key_dim + rank * keys + i]);
   }
   // The other half of the threads, where they are free.
   for (int i = int(threadIdx.x ^ (threads / 2)); i < values; i += threads) {
-    shared.v[i] = activated(v_begin + head * args.value_dim + rank * values + i);
+    shared.v[i] = swish_of(row[v_begin + head * args.value_dim + rank * values + i]);
   }
   for (int m = threads - 1 - int(threadIdx.x); m < args.slots; m += threads) {
-    const float x = to_float(row[f_begin + head * args.slots + m]);
-    const float log_alpha = args.gate_factor * (fminf(x, 0.0F) - log1pf(expf(-fabsf(x))));
+    const float log_alpha = log_alpha_of(row[f_begin + head * args.slots + m], args.gate_factor);
     shared.alpha[m] = expf(log_alpha);
     shared.write[m] = -expm1f(log_alpha);
-  }
-}
-
-// p = softmax(scale * sum of the cluster's u), by the first warp.
-template <typename T>
-__device__ void find_probabilities(const DecodeArgs<T>& args, SharedState& shared) {
-  constexpr int per_lane = max_slots / warp_size;
-  float u[per_lane];
-  float largest = -INFINITY;
-#pragma unroll
-  for (int i = 0; i < per_lane; ++i) {
-    const int m = int(threadIdx.x) + i * warp_size;
-    u[i] = -INFINITY;
-    if (m < args.slots) {
-      float sum = 0.0F;
-      for (int rank = 0; rank < args.cluster; ++rank) {
-        sum += load_shared_in(shared_address_in(shared.u + m, rank));
-      }
-      u[i] = args.scale * sum;
-    }
-    largest = fmaxf(largest, u[i]);
-  }
-  largest = warp_reduce(largest, Max());
-  float total = 0.0F;
-#pragma unroll
-  for (int i = 0; i < per_lane; ++i) {
-    u[i] = expf(u[i] - largest);
-    total += u[i];
-  }
-  total = warp_reduce(total, Add());
-#pragma unroll
-  for (int i = 0; i < per_lane; ++i) {
-    const int m = int(threadIdx.x) + i * warp_size;
-    if (m < args.slots) {
-      shared.p[m] = u[i] / total;
-    }
   }
 }
 
@@ -241,7 +135,13 @@ __global__ void __launch_bounds__(threads, most <= 4 ? 4 : 1)
   }
   cluster_wait();
   if (threadIdx.x < warp_size) {
-    find_probabilities(args, shared);
+    find_probabilities(args.slots, args.scale, shared.p, [&](int m) {
+      float sum = 0.0F;
+      for (int other = 0; other < args.cluster; ++other) {
+        sum += load_shared_in(shared_address_in(shared.u + m, other));
+      }
+      return sum;
+    });
   }
   __syncthreads();
   cluster_arrive();  // this block has read what it needs of the others
@@ -264,17 +164,9 @@ __global__ void __launch_bounds__(threads, most <= 4 ? 4 : 1)
   cluster_wait();
 }
 
-// The most blocks, up to max_cluster, that K and V can be cut over in quads.
-int cluster_of(int64_t key_dim, int64_t value_dim) {
-  int cluster = max_cluster;
-  while (cluster > 1 && (key_dim % cluster != 0 || value_dim % (quad * cluster) != 0)) {
-    cluster /= 2;
-  }
-  return cluster;
-}
-
 // Quads of each state that a thread has at most.
-int64_t quads_a_thread(const GsaDecode& args, int cluster) {
+int64_t quads_a_thread(const GsaDecode& args) {
+  const int cluster = cluster_of(args.key_dim(), args.value_dim());
   const auto of = [](int64_t rows, int64_t columns) {
     const int64_t groups = threads / (columns / quad);
     return (rows + groups - 1) / groups;
@@ -284,25 +176,12 @@ int64_t quads_a_thread(const GsaDecode& args, int cluster) {
 }
 
 template <typename T, int most>
-void run_most(Stream& stream, const GsaDecode& args, int cluster) {
-  DecodeArgs<T> decode{};
-  decode.projected = rows_of<T>(args.projected);
-  decode.query_heads = int(args.query_heads);
-  decode.heads = int(args.heads);
-  decode.key_dim = int(args.key_dim());
-  decode.value_dim = int(args.value_dim());
-  decode.slots = int(args.slots());
-  decode.gate_factor = float(1.0 / args.gate_normalizer);
-  decode.scale = float(args.scale);
-  decode.key_state = elements_of<float>(args.key_state);
-  decode.value_state = elements_of<float>(args.value_state);
-  decode.output = rows_of<T>(args.output);
-  decode.cluster = cluster;
-  launch_dependent(decode_kernel<T, most>,
-                   {.blocks = unsigned(args.projected.dim(0) * args.query_heads * cluster),
-                    .threads = threads,
-                    .cluster = unsigned(cluster)},
-                   decode, stream, "gsa_decode");
+void run_most(Stream& stream, const GsaDecode& args) {
+  const DecodeArgs<T> decode = decode_args<T>(args);
+  launch_dependent(
+      decode_kernel<T, most>,
+      {.blocks = blocks_of(args, decode), .threads = threads, .cluster = unsigned(decode.cluster)},
+      decode, stream, "gsa_decode");
 }
 
 template <typename T>
@@ -310,28 +189,16 @@ void run(Stream& stream, const GsaDecode& args) {
   constexpr int few = 4;  // K = V = 512, 64 slots
   constexpr int some = 8;
   constexpr int many = 16;
-  const int cluster = cluster_of(args.key_dim(), args.value_dim());
-  const int64_t wanted = quads_a_thread(args, cluster);
+  const int64_t wanted = quads_a_thread(args);
   if (wanted <= few) {
-    run_most<T, few>(stream, args, cluster);
+    run_most<T, few>(stream, args);
   } else if (wanted <= some) {
-    run_most<T, some>(stream, args, cluster);
+    run_most<T, some>(stream, args);
   } else if (wanted <= many) {
-    run_most<T, many>(stream, args, cluster);
+    run_most<T, many>(stream, args);
   } else {
     throw std::invalid_argument("gsa_decode on CUDA does not take states this large: " +
                                 args.key_state.shape().text());
-  }
-}
-
-void require_sizes(const GsaDecode& args) {
-  const int cluster = cluster_of(args.key_dim(), args.value_dim());
-  const int64_t largest = std::max(args.key_dim(), args.value_dim()) / cluster;
-  if (args.slots() > max_slots || args.slots() % quad != 0 || args.value_dim() % quad != 0 ||
-      largest > max_part) {
-    throw std::invalid_argument(
-        "gsa_decode on CUDA takes up to 128 slots, slots and value dimensions that are multiples "
-        "of 4, and head dimensions up to 1024; run other sizes on the CPU");
   }
 }
 
@@ -342,6 +209,10 @@ void gsa_decode(Stream& stream, const GsaDecode& args, std::byte* /*workspace*/)
     return;
   }
   require_sizes(args);
+  if (args.kept) {
+    gsa_decode_kept(stream, args);
+    return;
+  }
   with_element(args.projected.dtype(), "gsa_decode",
                [&](auto element) { run<decltype(element)>(stream, args); });
 }

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <limits>
+#include <utility>
 
 #include "kernels/activation.h"
 #include "kernels/glu.h"
@@ -183,6 +185,88 @@ TEST_P(CpuDecode, GsaStepIsTheRecurrentFormAndSwish) {
   }
   EXPECT_LT(relative_error(key_state.values(), expected_key.values()), tolerance());
   EXPECT_LT(relative_error(value_state.values(), expected_value.values()), tolerance());
+}
+
+TEST_P(CpuDecode, GsaStepsThatKeepTokensLeaveWhatOthersDo) {
+  constexpr int64_t query_heads = 4;
+  constexpr int64_t heads = 2;
+  constexpr int64_t key_dim = 8;
+  constexpr int64_t value_dim = 12;
+  constexpr int64_t slots = 20;
+  constexpr int64_t kept_columns = heads * (key_dim + value_dim + slots);
+  for (const auto& [period, offset] :
+       {std::pair{8, 0}, {8, 3}, {8, 7}, {8, 21}, {3, 1}, {2, 0}, {2, 1}}) {
+    const HostTensor key = random({rows, query_heads, key_dim, slots});
+    const HostTensor value = random({rows, query_heads, slots, value_dim});
+    const HostTensor expected_key(dtype(), key.view().shape(), key.values());
+    const HostTensor expected_value(dtype(), value.view().shape(), value.values());
+    const Shape kept_shape{rows, period - 1, kept_columns};
+    const HostTensor kept(
+        dtype(), kept_shape,
+        std::vector<double>(size_t(kept_shape.count()), std::numeric_limits<double>::quiet_NaN()));
+    const HostTensor step(DType::int32, {1}, {0});
+    int writes = 0;
+    for (int n = 0; n < 3 * period + 2; ++n) {
+      const HostTensor projected =
+          random({rows, query_heads * key_dim + kept_columns}, -4, 4, padding);
+      const HostTensor expected = output({rows, query_heads * value_dim});
+      const HostTensor got(dtype(), {rows, query_heads * value_dim}, padding);
+      GsaDecode args{.projected = projected,
+                     .query_heads = query_heads,
+                     .heads = heads,
+                     .gate_normalizer = 4,
+                     .scale = 0.5,
+                     .key_state = expected_key,
+                     .value_state = expected_value,
+                     .output = expected};
+      gsa_decode(stream_, args);
+      args.key_state = key;
+      args.value_state = value;
+      args.output = got;
+      args.kept = {.rows = kept, .step = step, .offset = offset};
+      const auto before = key.bits();
+      gsa_decode(stream_, args);
+      count_step(stream_, {.step = step});
+      const std::string where = "period " + std::to_string(period) + ", offset " +
+                                std::to_string(offset) + ", step " + std::to_string(n);
+      EXPECT_LT(relative_error(got.values(), expected.values()), 2 * tolerance()) << where;
+      EXPECT_TRUE(got.gaps_are_untouched());
+      if ((n + offset) % period == period - 1) {
+        ++writes;
+        EXPECT_LT(relative_error(key.values(), expected_key.values()), 2 * tolerance()) << where;
+        EXPECT_LT(relative_error(value.values(), expected_value.values()), 2 * tolerance())
+            << where;
+      } else {
+        EXPECT_EQ(key.bits(), before) << where;
+      }
+    }
+    EXPECT_GE(writes, 3);
+    EXPECT_EQ(step.get(0), 3 * period + 2);
+  }
+}
+
+TEST_P(CpuDecode, GsaStepRefusesKeptTokensThatDoNotFit) {
+  constexpr int64_t dim = 8;
+  constexpr int64_t slots = 16;
+  constexpr int64_t kept_columns = 2 * dim + slots;
+  const HostTensor projected = random({rows, dim + kept_columns});
+  const HostTensor got = output({rows, dim});
+  const HostTensor step(DType::int32, {1}, {0});
+  const HostTensor kept(dtype(), {rows, 3, kept_columns});
+  const HostTensor narrow(dtype(), {rows, 3, kept_columns - 1});
+  const HostTensor key = random({rows, 1, dim, slots});
+  const HostTensor value = random({rows, 1, slots, dim});
+  const auto run = [&](const KeptTokens& tokens) {
+    gsa_decode(stream_, {.projected = projected,
+                         .key_state = key,
+                         .value_state = value,
+                         .kept = tokens,
+                         .output = got});
+  };
+  EXPECT_NO_THROW(run({.rows = kept, .step = step}));
+  EXPECT_THROW(run({.rows = narrow, .step = step}), std::invalid_argument);
+  EXPECT_THROW(run({.rows = kept, .step = {}}), std::invalid_argument);
+  EXPECT_THROW(run({.rows = kept, .step = step, .offset = -1}), std::invalid_argument);
 }
 
 TEST_P(CpuDecode, StepRunsItsOperationsInOrder) {

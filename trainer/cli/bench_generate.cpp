@@ -54,12 +54,14 @@ std::vector<std::vector<int32_t>> random_prompts(const Config& config,
 }
 
 // Bytes that a step reads and writes at least: all weights but the embedding's (of which it takes
-// a row a sequence), and every state twice.
-double step_bytes(const Engine& engine, const Config& config, size_t state_bytes) {
+// a row a sequence), every state once, and once more in the steps that write it.
+double step_bytes(const Engine& engine, const Config& config, const Generator& generator) {
   const int64_t embedding =
       config.model.tie_embeddings ? 0 : config.model.vocabulary * config.model.hidden;
   const int64_t weights = engine.parameters().parameter_count() - embedding;
-  return double(weights) * double(size_of(engine.options().dtype)) + 2.0 * double(state_bytes);
+  const double state_passes = 1.0 + 1.0 / double(generator.state_period());
+  return double(weights) * double(size_of(engine.options().dtype)) +
+         state_passes * double(generator.state_bytes());
 }
 
 }  // namespace
@@ -108,7 +110,7 @@ BenchResult bench_generate(const Config& config, const BenchGenerateOptions& opt
   }
   const double copied = copy_tb_s(engine.stream());
   result.add("copy_tb_s", copied);
-  const double bytes = step_bytes(engine, config, generator.state_bytes());
+  const double bytes = step_bytes(engine, config, generator);
   result.add("floor_ms", bytes / (copied * bytes_per_tb) * ms_per_second);
   return result;
 }

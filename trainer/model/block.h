@@ -52,6 +52,7 @@ class Block {
   void decode(Pass& pass, kernels::DecodeStep& step, Tensor stream);
 
   std::vector<Shape> state_shapes() const { return mixer_->state_shapes(); }
+  int64_t kept_columns() const { return mixer_->kept_columns(); }
 
  private:
   // Between the layers the stream goes to `middle`; without `output` no further than backward

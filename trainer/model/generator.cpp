@@ -44,6 +44,10 @@ Generator::Generator(Engine& engine, const GeneratorOptions& options)
   if (options_.sequences < 1 || options_.choices < 1) {
     throw std::invalid_argument("there must be a sequence to write, and a token to choose");
   }
+  if (options_.state_period < 0) {
+    throw std::invalid_argument("states must be written after 1 step or more");
+  }
+  options_.state_period = options_.state_period == 0 ? fitting_period() : options_.state_period;
   allocate_states();
   allocate_vectors();
   engine_.reserve_for(step_sequences(), [this](LanguageModel& model, Pass& pass) {
@@ -54,25 +58,50 @@ Generator::Generator(Engine& engine, const GeneratorOptions& options)
   });
 }
 
+// On a GPU the states of many sequences take most of a step to read and write; few take one kernel
+// with all else.
+int64_t Generator::fitting_period() const {
+  constexpr int64_t many_sequences_period = 8;
+  const bool many = engine_.options().device == Device::cuda && options_.form == StepForm::decode &&
+                    options_.sequences > kernels::decode_few_sequences;
+  return many ? many_sequences_period : 1;
+}
+
 void Generator::allocate_states() {
-  const DType dtype = engine_.statistics();
   const auto layers = engine_.model().state_shapes(options_.sequences);
+  const std::vector<int64_t> columns = engine_.model().kept_columns();
+  const bool keeps = options_.state_period > 1 && options_.form == StepForm::decode;
+  // All tensors in order, once for their sizes and once for themselves.
+  const auto for_tensors = [&](auto&& take) {
+    std::vector<MixerState> states;
+    if (keeps) {
+      step_ = take(DType::int32, Shape{1});
+    }
+    for (size_t layer = 0; layer < layers.size(); ++layer) {
+      MixerState state;
+      for (const Shape& shape : layers[layer]) {
+        state.tensors.push_back(take(engine_.statistics(), shape));
+      }
+      if (keeps && columns[layer] > 0) {
+        const Shape rows{options_.sequences, options_.state_period - 1, columns[layer]};
+        state.kept = {.rows = take(engine_.options().dtype, rows),
+                      .step = step_,
+                      .offset = static_cast<int64_t>(layer)};
+      }
+      states.push_back(state);
+    }
+    return states;
+  };
+  Layout sizes;
+  for_tensors([&](DType dtype, const Shape& shape) {
+    sizes.add(dtype, shape);
+    return Tensor();
+  });
+  state_memory_ = Buffer(engine_.options().device, sizes.end());
   Layout layout;
-  std::vector<size_t> offsets;
-  for (const auto& shapes : layers) {
-    for (const Shape& shape : shapes) {
-      offsets.push_back(layout.add(dtype, shape));
-    }
-  }
-  state_memory_ = Buffer(engine_.options().device, layout.end());
-  auto offset = offsets.begin();
-  for (const auto& shapes : layers) {
-    MixerState state;
-    for (const Shape& shape : shapes) {
-      state.tensors.push_back(state_memory_.tensor(dtype, shape, *offset++));
-    }
-    states_.push_back(state);
-  }
+  states_ = for_tensors([&](DType dtype, const Shape& shape) {
+    return state_memory_.tensor(dtype, shape, layout.add(dtype, shape));
+  });
 }
 
 void Generator::allocate_vectors() {
@@ -166,14 +195,16 @@ void Generator::queue_prompts(const std::vector<std::vector<int32_t>>& prompts) 
 void Generator::queue_step(LanguageModel& model, Pass& pass) {
   if (options_.form == StepForm::decode && pass.dtype != DType::float64) {
     model.decode(pass, tokens_, logits_);
-    return;
-  }
-  if (options_.form == StepForm::decode) {
+  } else if (options_.form == StepForm::decode) {
     model.decode(pass, tokens_, model_logits_);
+    convert_logits(pass.stream);
   } else {
     model.last_logits(pass, tokens_, model_logits_);
+    convert_logits(pass.stream);
   }
-  convert_logits(pass.stream);
+  if (step_) {
+    kernels::count_step(pass.stream, {.step = step_});
+  }
 }
 
 void Generator::convert_logits(Stream& stream) {

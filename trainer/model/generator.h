@@ -26,6 +26,7 @@ struct GeneratorOptions {
   int64_t first_sequence = 0;  // the number of the first text: with the seed, it decides its draws
   int64_t choices = 0;         // tokens below this may be drawn; 0: all of the vocabulary
   StepForm form = StepForm::decode;
+  int64_t state_period = 0;  // a decode step in so many writes a layer's states; 0: as fits
 };
 
 class Generator {
@@ -46,10 +47,13 @@ class Generator {
   void start(const std::vector<std::vector<int32_t>>& prompts);
   std::span<const int32_t> next();
 
-  // Bytes of the states of all sequences.
+  // Bytes of the states of all sequences, with the tokens kept beside them.
   size_t state_bytes() const { return state_memory_.bytes(); }
+  // Decode steps from one writing of a layer's states to the next.
+  int64_t state_period() const { return options_.state_period; }
 
  private:
+  int64_t fitting_period() const;
   void allocate_states();
   void allocate_vectors();
   void queue_prompts(const std::vector<std::vector<int32_t>>& prompts);
@@ -63,8 +67,9 @@ class Generator {
 
   Engine& engine_;
   GeneratorOptions options_;
-  Buffer state_memory_;
+  Buffer state_memory_;  // all zero before a prompt
   std::vector<MixerState> states_;
+  Tensor step_;  // [1] int32: decode steps since the prompt; absent if every one writes all states
   Buffer input_memory_;  // prompts' tokens, then offsets
   std::vector<int32_t> input_;
 

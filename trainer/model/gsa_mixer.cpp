@@ -142,6 +142,7 @@ void GsaMixer::decode(Pass& pass, kernels::DecodeStep& step, const NormBefore& n
                                                   .gate_normalizer = gate_normalizer_,
                                                   .key_state = state.tensors[0],
                                                   .value_state = state.tensors[1],
+                                                  .kept = state.kept,
                                                   .output = o});
   linear_decode_onto(
       step, o,

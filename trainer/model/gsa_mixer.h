@@ -23,6 +23,7 @@ class GsaMixer final : public TokenMixer {
   void decode(Pass& pass, kernels::DecodeStep& step, const NormBefore& norm,
               Tensor stream) override;
   std::vector<Shape> state_shapes() const override;
+  int64_t kept_columns() const override { return 2 * key_columns() + gate_columns(); }
 
  private:
   // Columns of the fused product.

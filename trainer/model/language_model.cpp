@@ -165,4 +165,12 @@ std::vector<std::vector<Shape>> LanguageModel::state_shapes(int64_t sequences) c
   return all;
 }
 
+std::vector<int64_t> LanguageModel::kept_columns() const {
+  std::vector<int64_t> all;
+  for (const auto& block : blocks_) {
+    all.push_back(block->kept_columns());
+  }
+  return all;
+}
+
 }  // namespace gsa

@@ -36,6 +36,10 @@ class TokenMixer {
   // Dimensions of the state tensors of one sequence, without the sequence dimension; their size
   // does not depend on how much was read.
   virtual std::vector<Shape> state_shapes() const = 0;
+
+  // Elements of a token that decode keeps in MixerState::kept where it is there; 0: it does not use
+  // it.
+  virtual int64_t kept_columns() const { return 0; }
 };
 
 // The mixer named by `config.mixer` for layer `layer`; declares its parameters under `prefix`

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "kernels/decode.h"
 #include "kernels/gsa.h"
 #include "trainer/model/tape.h"
 
@@ -18,9 +19,11 @@ struct BucketHooks {
 };
 
 // The states of one layer's mixer between calls, for generation. What they mean is the mixer's
-// affair; GSA keeps [S, H_q, K, M] and [S, H_q, M, V].
+// affair; GSA keeps [S, H_q, K, M] and [S, H_q, M, V]. With `kept`, decode steps need not write
+// them every time: what they do not have yet is there, and only decode steps may go on from them.
 struct MixerState {
   std::vector<Tensor> tensors;
+  kernels::KeptTokens kept = {};
 };
 
 // How a mixer with states computes: whole sequences as in training, or a token a call.

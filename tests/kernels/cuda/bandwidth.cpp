@@ -333,6 +333,16 @@ TEST_F(Bandwidth, OfDecodeOperations) {
                       .output = half("decode input", {sequences, hidden})};
   measure("decode gsa", 4 * 2 * double(gsa.key_state.count() + gsa.value_state.count()),
           [&] { gsa_decode(stream(), gsa); });
+  // In the middle between two writings of the states, and where they are written.
+  constexpr int32_t period = 8;
+  const double state_bytes = 4 * double(gsa.key_state.count() + gsa.value_state.count());
+  GsaDecode keeping = gsa;
+  keeping.kept.rows = half("kept tokens", {sequences, period - 1, mixer_width - hidden});
+  keeping.kept.step = bench_->integers({period / 2});
+  measure("decode gsa, tokens kept", state_bytes, [&] { gsa_decode(stream(), keeping); });
+  keeping.kept.step = bench_->integers({period - 1});
+  measure("decode gsa, tokens kept, states written", 2 * state_bytes,
+          [&] { gsa_decode(stream(), keeping); });
 }
 
 TEST_F(Bandwidth, OfProductsWithSwiglu) {

@@ -5,6 +5,7 @@
 
 #include "kernels/captured_work.h"
 #include "tests/kernels/cuda/both_devices.h"
+#include "tests/support/numeric.h"
 
 namespace gsa::kernels {
 namespace {
@@ -140,33 +141,133 @@ const StateCase state_cases[] = {{1, 4, 4, 512, 512, 64}, {27, 4, 4, 512, 512, 6
                                  {3, 8, 2, 128, 128, 64}, {2, 2, 2, 512, 512, 128},
                                  {2, 4, 2, 24, 40, 16},   {1, 1, 1, 12, 4, 20}};
 
+std::string text(const char* what, const StateCase& size) {
+  return std::string(what) + " B" + std::to_string(size.sequences) + " H" +
+         std::to_string(size.query_heads) + "/" + std::to_string(size.heads) + " K" +
+         std::to_string(size.key_dim) + " V" + std::to_string(size.value_dim) + " M" +
+         std::to_string(size.slots);
+}
+
+// Steps from random states; with a period above 1, tokens are kept between writings of the states.
+void run_gsa_steps(Bench& bench, const StateCase& size, int steps, int64_t period = 1,
+                   int64_t offset = 0) {
+  const int64_t kept_columns = size.heads * (size.key_dim + size.value_dim + size.slots);
+  GsaDecode args{.projected = {},
+                 .query_heads = size.query_heads,
+                 .heads = size.heads,
+                 .key_state = bench.random_float(
+                     {size.sequences, size.query_heads, size.key_dim, size.slots}, -0.2, 0.2),
+                 .value_state = bench.random_float(
+                     {size.sequences, size.query_heads, size.slots, size.value_dim}),
+                 .output = {}};
+  const Tensor step = bench.integers({0});
+  if (period > 1) {
+    args.kept = {.rows = bench.output({size.sequences, period - 1, kept_columns}),
+                 .step = step,
+                 .offset = offset};
+  }
+  for (int i = 0; i < steps; ++i) {
+    args.projected =
+        bench.random({size.sequences, size.query_heads * size.key_dim + kept_columns}, -2, 2);
+    args.output = bench.output({size.sequences, size.query_heads * size.value_dim});
+    gsa_decode(bench.stream(), args);
+    count_step(bench.stream(), {.step = step});
+    bench.keep("output", args.output);
+  }
+  bench.keep("step", step);
+  bench.keep("key_state", args.key_state);
+  bench.keep("value_state", args.value_state);
+}
+
 TEST_F(CudaDecode, GsaStepsAreAsOnTheCpu) {
   for (const StateCase& size : state_cases) {
-    const std::string name = "gsa_decode B" + std::to_string(size.sequences) + " H" +
-                             std::to_string(size.query_heads) + "/" + std::to_string(size.heads) +
-                             " K" + std::to_string(size.key_dim) + " V" +
-                             std::to_string(size.value_dim) + " M" + std::to_string(size.slots);
-    expect_as_on_cpu(name, [&](Bench& bench) {
-      const int64_t columns = size.query_heads * size.key_dim +
-                              size.heads * (size.key_dim + size.value_dim + size.slots);
-      const Tensor key_state = bench.random_float(
-          {size.sequences, size.query_heads, size.key_dim, size.slots}, -0.2, 0.2);
-      const Tensor value_state =
-          bench.random_float({size.sequences, size.query_heads, size.slots, size.value_dim});
-      for (int step = 0; step < 2; ++step) {
-        const Tensor output = bench.output({size.sequences, size.query_heads * size.value_dim});
-        gsa_decode(bench.stream(), {.projected = bench.random({size.sequences, columns}, -2, 2),
-                                    .query_heads = size.query_heads,
-                                    .heads = size.heads,
-                                    .key_state = key_state,
-                                    .value_state = value_state,
-                                    .output = output});
-        bench.keep("output", output);
-      }
-      bench.keep("key_state", key_state);
-      bench.keep("value_state", value_state);
-    });
+    expect_as_on_cpu(text("gsa_decode", size),
+                     [&](Bench& bench) { run_gsa_steps(bench, size, 2); });
   }
+}
+
+// More than two writings of the states, the last of them some steps ago.
+TEST_F(CudaDecode, GsaStepsThatKeepTokensAreAsOnTheCpu) {
+  int64_t offset = 0;
+  for (const StateCase& size : state_cases) {
+    for (const int period : {8, 3}) {
+      expect_as_on_cpu(text("gsa_decode that keeps tokens", size), [&](Bench& bench) {
+        run_gsa_steps(bench, size, 2 * period + 3, period, offset);
+      });
+      ++offset;
+    }
+  }
+}
+
+// What kept tokens leave is what steps that write their states leave, to rounding: over two periods
+// from the same inputs, so that the last step writes.
+TEST_F(CudaDecode, GsaStepsThatKeepTokensLeaveWhatOthersDo) {
+  constexpr int period = 8;
+  for (const StateCase& size : state_cases) {
+    std::vector<Bench::Result> results[2];
+    for (const bool keeps : {false, true}) {
+      Bench bench(Device::cuda, DType::float32, false);
+      run_gsa_steps(bench, size, 2 * period, keeps ? period : 1);
+      results[keeps ? 1 : 0] = bench.results();
+    }
+    for (size_t i = 0; i < results[0].size(); ++i) {
+      EXPECT_LT(test::relative_error(results[1][i].values, results[0][i].values),
+                test::cuda_float_tolerance)
+          << text("gsa_decode", size) << ": " << results[0][i].name << " " << i;
+    }
+  }
+}
+
+// A recorded step with its count, run again and again: the number comes from the device.
+TEST_F(CudaDecode, GsaStepsThatKeepTokensLeaveTheSameWhenTheyAreRecorded) {
+  const StateCase size{5, 4, 2, 512, 512, 64};
+  constexpr int64_t period = 8;
+  constexpr int steps = 29;
+  const int64_t kept_columns = size.heads * (size.key_dim + size.value_dim + size.slots);
+  std::vector<std::vector<std::byte>> bits[2];
+  for (const bool recorded : {false, true}) {
+    Bench bench(Device::cuda, DType::bfloat16, true);
+    const Tensor token =
+        bench.random_float({size.sequences, size.query_heads * size.key_dim + kept_columns}, -2, 2);
+    const Tensor projected = bench.output(token.shape());
+    const Tensor step = bench.integers({0});
+    const GsaDecode args{
+        .projected = projected,
+        .query_heads = size.query_heads,
+        .heads = size.heads,
+        .key_state = bench.random_float(
+            {size.sequences, size.query_heads, size.key_dim, size.slots}, -0.2, 0.2),
+        .value_state =
+            bench.random_float({size.sequences, size.query_heads, size.slots, size.value_dim}),
+        .kept = {.rows = bench.output({size.sequences, period - 1, kept_columns}),
+                 .step = step,
+                 .offset = 2},
+        .output = bench.output({size.sequences, size.query_heads * size.value_dim})};
+    const auto work = [&] {
+      convert(bench.stream(), {.input = token, .output = projected});
+      gsa_decode(bench.stream(), args);
+      count_step(bench.stream(), {.step = step});
+    };
+    if (recorded) {
+      CapturedWork captured(bench.stream(), work);
+      for (int i = 0; i < steps; ++i) {
+        captured.run();
+      }
+    } else {
+      for (int i = 0; i < steps; ++i) {
+        work();
+      }
+    }
+    bench.keep("step", step);
+    bench.keep("output", args.output);
+    bench.keep("key_state", args.key_state);
+    bench.keep("value_state", args.value_state);
+    EXPECT_EQ(bench.results().front().values.front(), steps);
+    for (const Bench::Result& result : bench.results()) {
+      bits[recorded ? 1 : 0].push_back(result.bits);
+    }
+  }
+  EXPECT_TRUE(bits[0] == bits[1]);
 }
 
 const SamplingOptions sampling_options[] = {

@@ -109,6 +109,33 @@ TEST(Generator, DecodeStepsGiveTheLogitsOfTheRecurrentForm) {
   }
 }
 
+// Steps that write each layer's states now and then, over more than three such times; a prompt that
+// comes after them finds fresh states.
+TEST(Generator, StepsThatKeepTokensGiveTheLogitsOfTheRecurrentForm) {
+  for (const Target& target : targets()) {
+    for (const int64_t period : {2, 5, 8}) {
+      ModelCase model(small_model(), target.device, target.dtype);
+      model.randomize(25);
+      Generator keeping(model.engine(), {.sequences = 3, .state_period = period});
+      Generator reference(model.engine(), {.sequences = 3, .form = StepForm::recurrent});
+      uint64_t seed = 100;
+      for (const int64_t steps : {period + 1, 3 * period + 2}) {
+        keeping.read(some_prompts());
+        reference.read(some_prompts());
+        for (int64_t i = 0; i < steps; ++i) {
+          const std::vector<int32_t> tokens = random_tokens(3, ++seed);
+          const auto got = keeping.step(tokens);
+          const auto expected = reference.step(tokens);
+          EXPECT_LT(relative_error({got.begin(), got.end()}, {expected.begin(), expected.end()}),
+                    target.tolerance)
+              << name_of(target.device) << " " << name_of(target.dtype) << " period " << period
+              << " step " << i;
+        }
+      }
+    }
+  }
+}
+
 // The text that a generator writes.
 std::vector<std::vector<int32_t>> written(Engine& engine, const GeneratorOptions& options,
                                           const std::vector<std::vector<int32_t>>& prompts,
@@ -134,20 +161,23 @@ TEST(Generator, RecordedStepsWriteWhatSingleOnesDo) {
     ModelCase model(small_model(), target.device, target.dtype);
     model.randomize(22);
     const auto prompts = some_prompts();
-    const auto text =
-        written(model.engine(), {.sequences = 3, .sampling = {.temperature = 0}}, prompts, count);
-    Generator single(model.engine(), {.sequences = 3});
-    auto logits = single.read(prompts);
-    const size_t vocabulary = logits.size() / prompts.size();
-    for (size_t i = 0; i < count; ++i) {
-      std::vector<int32_t> tokens;
-      for (size_t n = 0; n < prompts.size(); ++n) {
-        const auto row = logits.subspan(n * vocabulary, vocabulary);
-        tokens.push_back(
-            static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin()));
-        EXPECT_EQ(text[n][i], tokens[n]) << name_of(target.device) << " token " << i;
+    for (const int64_t period : {1, 3}) {
+      const auto text = written(
+          model.engine(), {.sequences = 3, .sampling = {.temperature = 0}, .state_period = period},
+          prompts, count);
+      Generator single(model.engine(), {.sequences = 3, .state_period = period});
+      auto logits = single.read(prompts);
+      const size_t vocabulary = logits.size() / prompts.size();
+      for (size_t i = 0; i < count; ++i) {
+        std::vector<int32_t> tokens;
+        for (size_t n = 0; n < prompts.size(); ++n) {
+          const auto row = logits.subspan(n * vocabulary, vocabulary);
+          tokens.push_back(
+              static_cast<int32_t>(std::max_element(row.begin(), row.end()) - row.begin()));
+          EXPECT_EQ(text[n][i], tokens[n]) << name_of(target.device) << " token " << i;
+        }
+        logits = single.step(tokens);
       }
-      logits = single.step(tokens);
     }
   }
 }

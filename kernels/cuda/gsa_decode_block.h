@@ -1,0 +1,167 @@
+// What the kernels of a GSA step (gsa_decode.cu, gsa_decode_kept.cu) share: how a cluster of blocks
+// lies over a (sequence, query head), how threads lie over a state, and the exchange in the middle.
+#pragma once
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "kernels/cuda/cluster.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/reduce.h"
+#include "kernels/decode.h"
+
+namespace gsa::kernels::cuda::gsa_decode_block {
+
+inline constexpr int threads = 256;
+inline constexpr int quad = 4;  // floats a thread takes at once
+inline constexpr int max_cluster = 8;
+inline constexpr int max_slots = 128;
+inline constexpr int max_part = 128;  // columns of K or V that a block has
+
+template <typename T>
+struct DecodeArgs {
+  Rows<const T> projected;
+  int query_heads;
+  int heads;
+  int key_dim;
+  int value_dim;
+  int slots;
+  float gate_factor;  // 1 / normalizer
+  float scale;
+  float* key_state;
+  float* value_state;
+  Rows<T> output;
+  int cluster;
+};
+
+// How threads lie over a slice of a state, [rows, columns] in quads: whole rows side by side, so
+// that a thread's quads are of the same columns.
+struct Slice {
+  int rows;
+  int quads;   // of a row
+  int groups;  // rows that are taken at once
+  int group;   // this thread's; groups or more: it has none
+  int column;  // of its quads
+
+  __device__ Slice(int of_rows, int columns)
+      : rows(of_rows),
+        quads(columns / quad),
+        groups(int(unsigned(threads) / unsigned(quads))),
+        group(int(threadIdx.x / unsigned(quads))),
+        column((int(threadIdx.x) - group * quads) * quad) {}
+  // The row of the thread's i-th quad, `rows` or more if there is none.
+  __device__ int row(int i) const { return group < groups ? group + i * groups : rows; }
+};
+
+// Sums over a slice's rows: what each group has found, in shared memory, then in order.
+__device__ inline void store_partial(float* partial, const Slice& slice, int columns,
+                                     const float4& sum) {
+  if (slice.group < slice.groups) {
+    *reinterpret_cast<float4*>(partial + slice.group * columns + slice.column) = sum;
+  }
+}
+__device__ inline float add_partial(const float* partial, const Slice& slice, int columns,
+                                    int column) {
+  float sum = 0.0F;
+#pragma unroll 8
+  for (int group = 0; group < slice.groups; ++group) {
+    sum += partial[group * columns + column];
+  }
+  return sum;
+}
+
+__device__ inline void fma4(float4& sum, float factor, const float4& x) {
+  sum.x = fmaf(factor, x.x, sum.x);
+  sum.y = fmaf(factor, x.y, sum.y);
+  sum.z = fmaf(factor, x.z, sum.z);
+  sum.w = fmaf(factor, x.w, sum.w);
+}
+
+template <typename T>
+__device__ inline float swish_of(T column) {
+  const float x = to_float(column);
+  return x * sigmoid(x);
+}
+template <typename T>
+__device__ inline float log_alpha_of(T column, float gate_factor) {
+  const float x = to_float(column);
+  return gate_factor * (fminf(x, 0.0F) - log1pf(expf(-fabsf(x))));
+}
+
+// p = softmax(scale * u) by the first warp; sum_of(m) gives u of slot m.
+template <typename SumOf>
+__device__ inline void find_probabilities(int slots, float scale, float* p, SumOf&& sum_of) {
+  constexpr int per_lane = max_slots / warp_size;
+  float u[per_lane];
+  float largest = -INFINITY;
+#pragma unroll
+  for (int i = 0; i < per_lane; ++i) {
+    const int m = int(threadIdx.x) + i * warp_size;
+    u[i] = m < slots ? scale * sum_of(m) : -INFINITY;
+    largest = fmaxf(largest, u[i]);
+  }
+  largest = warp_reduce(largest, Max());
+  float total = 0.0F;
+#pragma unroll
+  for (int i = 0; i < per_lane; ++i) {
+    u[i] = expf(u[i] - largest);
+    total += u[i];
+  }
+  total = warp_reduce(total, Add());
+#pragma unroll
+  for (int i = 0; i < per_lane; ++i) {
+    const int m = int(threadIdx.x) + i * warp_size;
+    if (m < slots) {
+      p[m] = u[i] / total;
+    }
+  }
+}
+
+// The most blocks, up to max_cluster, that K and V can be cut over in quads.
+inline int cluster_of(int64_t key_dim, int64_t value_dim) {
+  int cluster = max_cluster;
+  while (cluster > 1 && (key_dim % cluster != 0 || value_dim % (quad * cluster) != 0)) {
+    cluster /= 2;
+  }
+  return cluster;
+}
+
+// Throws std::invalid_argument for sizes that the kernels do not take.
+inline void require_sizes(const GsaDecode& args) {
+  const int cluster = cluster_of(args.key_dim(), args.value_dim());
+  const int64_t largest = std::max(args.key_dim(), args.value_dim()) / cluster;
+  if (args.slots() > max_slots || args.slots() % quad != 0 || args.value_dim() % quad != 0 ||
+      largest > max_part) {
+    throw std::invalid_argument(
+        "gsa_decode on CUDA takes up to 128 slots, slots and value dimensions that are multiples "
+        "of 4, and head dimensions up to 1024; run other sizes on the CPU");
+  }
+}
+
+template <typename T>
+DecodeArgs<T> decode_args(const GsaDecode& args) {
+  return {.projected = rows_of<T>(args.projected),
+          .query_heads = int(args.query_heads),
+          .heads = int(args.heads),
+          .key_dim = int(args.key_dim()),
+          .value_dim = int(args.value_dim()),
+          .slots = int(args.slots()),
+          .gate_factor = float(1.0 / args.gate_normalizer),
+          .scale = float(args.scale),
+          .key_state = elements_of<float>(args.key_state),
+          .value_state = elements_of<float>(args.value_state),
+          .output = rows_of<T>(args.output),
+          .cluster = cluster_of(args.key_dim(), args.value_dim())};
+}
+
+template <typename T>
+unsigned blocks_of(const GsaDecode& args, const DecodeArgs<T>& decode) {
+  return unsigned(args.projected.dim(0) * args.query_heads * decode.cluster);
+}
+
+}  // namespace gsa::kernels::cuda::gsa_decode_block
+
+namespace gsa::kernels::cuda {
+// The step where args.kept is there (gsa_decode_kept.cu).
+void gsa_decode_kept(Stream& stream, const GsaDecode& args);
+}  // namespace gsa::kernels::cuda
