@@ -14,11 +14,11 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/reduce.h"
 #include "kernels/cuda/vector.h"
 
 namespace gsa::kernels::cuda {
 
-inline constexpr int warp_size = 32;
 inline constexpr int panel_columns = 64;
 inline constexpr int panel_row_bytes = panel_columns * int(sizeof(bfloat16));
 inline constexpr int piece_bytes = 16;
