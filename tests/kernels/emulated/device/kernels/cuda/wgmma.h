@@ -11,8 +11,11 @@ inline void publish_shared() {}
 inline void begin_products() {}
 inline void commit_products() {}
 inline void hold(float (*)[4], int) {}
+// For the whole warp at once, as the hardware does it.
 template <int pending = 0>
-void wait_products() {}
+void wait_products() {
+  emulated::arrive_at(emulated::current().warp->barrier, warp_size, true, "its warp");
+}
 
 // As the hardware's: an address in units of 16 bytes, and the distance of the next panel.
 inline constexpr int next_panel_shift = 40;
