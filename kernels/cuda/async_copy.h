@@ -129,6 +129,12 @@ __device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int col
       : "memory");
 }
 
+// Begins copying a box of a map of row groups (tensor_map.h), from a row and a panel on.
+__device__ inline void copy_row_group(uint32_t target, const CUtensorMap& map, int row, int panel,
+                                      uint32_t barrier) {
+  copy_box(target, map, 0, row, panel, barrier);
+}
+
 // Begins copying a box of a map of panels (tensor_map.h), to this block or to the same place in
 // both.
 __device__ inline void copy_panels(uint32_t target, const CUtensorMap& map, int column, int row,

@@ -1,16 +1,17 @@
 // Products of a decode step for 9 to 64 sequences by decode_linear_many.h: how they are cut, and
 // the norm in front of them, a block a sequence, as a kernel of the same chain.
 //
-// Shares are as wide as gives each cluster the fewest rows of weights: all clusters run at once, a
-// block a multiprocessor, and have one share or a few. With the sizes of a 1.3B model, q/k/v/f: 31
-// clusters of 4 blocks, 208 rows each; o: 32, 64 rows; gate/up: 32, two shares of 88 gates and ups;
-// down: 16 of 8, 128 rows; head: 32, four shares of 256 rows.
+// Clusters are of four blocks where these have room for the input, else of eight, and as many as
+// run at once, a block a multiprocessor. With the sizes of a 1.3B model, in units of 32 KB a block:
+// 32 clusters of 4 have 6 or 7 units of q/k/v/f, two of o, 11 of gate/up, 31 or 32 of the head; 16
+// of 8 have four of down, of 44 KB.
 //
 // A block leaves place beside it for the next norm's, so that this one is there when it may begin,
-// and the product behind it can fill its ring while it computes.
+// and the product behind it can fill its ring while it computes. Only with K > 2048 the input takes
+// the registers that the norm would need.
 #include "kernels/cuda/decode_linear_many.h"
 
-#include <utility>
+#include <algorithm>
 
 #include "kernels/cuda/decode_linear.h"
 #include "kernels/cuda/rms_norm_rows.h"
@@ -23,79 +24,37 @@ using decode_many::ManyProduct;
 using decode_many::Partition;
 using decode_many::SharedLayout;
 
-// Shares that kernels exist for, in accumulator tiles of 8 rows of weights.
-template <int... tiles>
-using Widths = std::integer_sequence<int, tiles...>;
-using PlainWidths = Widths<4, 8, 12, 16, 20, 26, 32>;
-using GatedWidths = Widths<8, 16, 22, 28>;
-
-// Clusters are of four blocks, or of eight where four have not the room for the input.
-constexpr int cluster_bits = 2;
-constexpr int large_cluster_bits = 3;
-constexpr int enough_panels = 10;        // of the input, in a block
-constexpr int fewest_slots = 3;          // of a ring
 constexpr int memory_bytes = 222 << 10;  // of a block; the rest is for the norm's blocks
 
-// The size of the clusters for an input, or -1: each block has some of it, and not too much.
-int cluster_bits_for(int panels) {
-  if (panels >= 1 << cluster_bits && panels <= enough_panels << cluster_bits) {
-    return cluster_bits;
-  }
-  const bool fits = panels >= 1 << large_cluster_bits && panels <= decode_many::most_panels
-                                                                       << large_cluster_bits;
-  return fits ? large_cluster_bits : -1;
-}
-
-// The partition into shares of `tiles`; without slots if the memory does not suffice.
-Partition partition_into(int tiles, int groups, int panels, int64_t outputs) {
-  Partition partition{.tiles = tiles,
-                      .groups = groups,
-                      .cluster_bits = cluster_bits_for(panels),
-                      .clusters = 0,
-                      .shares = 0,
-                      .panels = panels,
-                      .slots = 0};
-  partition.shares = int(blocks_of(outputs, partition.share_outputs()));
-  partition.clusters = std::min(clusters_of(partition.cluster()), partition.shares);
-  const int left = memory_bytes - SharedLayout(partition).bytes;
-  const int rounds = int(blocks_of(partition.shares, partition.clusters));
-  const int slots = std::min(left / partition.slot_bytes(), decode_many::most_slots);
-  const int stages = rounds * partition.block_panels();
-  partition.slots = slots >= std::min(fewest_slots, stages) ? std::min(slots, stages) : 0;
-  return partition;
-}
-
-// Rows of weights that the busiest cluster has.
-int64_t most_rows_of(const Partition& partition) {
-  return int64_t(blocks_of(partition.shares, partition.clusters)) * partition.tiles;
-}
-
-// The partition that gives the busiest cluster the fewest rows, in few shares; without slots if
-// there is none.
-template <int... tiles>
-Partition choose(Widths<tiles...> /*widths*/, int groups, int panels, int64_t outputs) {
-  Partition best{};
-  for (const int width : {tiles...}) {
-    const Partition partition = partition_into(width, groups, panels, outputs);
-    if (partition.slots > 0 && (best.slots == 0 || most_rows_of(partition) <= most_rows_of(best))) {
-      best = partition;
-    }
-  }
-  return best;
-}
+// The most panels of the depth in a block that kernels exist for; clusters of eight have but one.
+constexpr int few_panels = 8;
+constexpr int most_panels = decode_many::most_panels;
 
 bool is_gated(const DecodeLinear& args) {
   return args.activation == DecodeActivation::swiglu;
 }
+int groups_of(const DecodeLinear& args) {
+  return is_gated(args) ? 2 : 1;
+}
+
+// The size of the clusters for an input, or -1: each block has some of it, and not too much.
+int cluster_bits_for(int panels) {
+  for (const int bits : {2, 3}) {
+    if (panels >= 1 << bits && panels <= most_panels << bits) {
+      return bits;
+    }
+  }
+  return -1;
+}
 
 Partition partition_of(const DecodeLinear& args) {
-  const int panels = int(args.input.dim(1) / panel_columns);
-  const int64_t outputs = args.output.dim(1);
-  if (cluster_bits_for(panels) < 0) {
-    return {};
-  }
-  return is_gated(args) ? choose(GatedWidths{}, 2, panels, outputs)
-                        : choose(PlainWidths{}, 1, panels, outputs);
+  Partition partition{};
+  partition.panels = int(args.input.dim(1) / panel_columns);
+  partition.cluster_bits = cluster_bits_for(partition.panels);
+  partition.units = int(blocks_of(args.output.dim(1), decode_many::unit_rows / groups_of(args)));
+  const int left = memory_bytes - SharedLayout(partition).bytes;
+  partition.slots = std::min(left / partition.slot_bytes(), decode_many::most_slots);
+  return partition;
 }
 
 ManyProduct product_of(const DecodeLinear& args, const ConstTensor& input) {
@@ -104,10 +63,10 @@ ManyProduct product_of(const DecodeLinear& args, const ConstTensor& input) {
   product.rows = int(args.input.dim(0));
   product.outputs = int(args.output.dim(1));
   product.input = map_panels(input, decode_many::most_rows);
-  for (int group = 0; group < product.partition.groups; ++group) {
+  for (int group = 0; group < groups_of(args); ++group) {
     const int64_t first = int64_t(group) * product.outputs;
-    product.weights[group] = map_panels(args.weight.rows(first, first + product.outputs),
-                                        product.partition.share_outputs());
+    product.weights[group] = map_row_groups(args.weight.rows(first, first + product.outputs),
+                                            product.partition.block_panels());
   }
   product.residual = rows_of<bfloat16>(args.residual);
   if (args.output.dtype() == DType::bfloat16) {
@@ -118,24 +77,31 @@ ManyProduct product_of(const DecodeLinear& args, const ConstTensor& input) {
   return product;
 }
 
-template <int tiles, int groups>
-void launch(Stream& stream, const ManyProduct& product) {
-  using namespace decode_many;
-  const Partition& partition = product.partition;
-  launch_dependent(partition.cluster_bits == cluster_bits
-                       ? many_kernel<tiles, groups, 1 << cluster_bits>
-                       : many_kernel<tiles, groups, 1 << large_cluster_bits>,
-                   {.blocks = unsigned(partition.clusters * partition.cluster()),
-                    .threads = threads,
-                    .cluster = unsigned(partition.cluster()),
-                    .shared_bytes = size_t(SharedLayout(partition).bytes)},
-                   product, stream, "decode_linear");
+template <int groups, int cluster, int panels>
+void launch(Stream& stream, ManyProduct product) {
+  constexpr auto* kernel = decode_many::many_kernel<groups, cluster, panels>;
+  DependentLaunch launch{.blocks = cluster,
+                         .threads = decode_many::Shares<cluster>::threads,
+                         .cluster = cluster,
+                         .shared_bytes = memory_bytes};
+  static const int at_once = clusters_at_once(kernel, launch, "decode_linear");
+  Partition& partition = product.partition;
+  partition.clusters = std::min(at_once, partition.units);
+  launch.blocks = unsigned(partition.clusters * cluster);
+  launch.shared_bytes = size_t(SharedLayout(partition).bytes);
+  launch_dependent(kernel, launch, product, stream, "decode_linear");
 }
 
-// Launches the kernel of the partition's width.
-template <int groups, int... tiles>
-void launch(Stream& stream, const ManyProduct& product, Widths<tiles...> /*widths*/) {
-  ((product.partition.tiles == tiles ? launch<tiles, groups>(stream, product) : void()), ...);
+// Launches the kernel for the partition.
+template <int groups>
+void launch(Stream& stream, const ManyProduct& product) {
+  if (product.partition.cluster_bits == 3) {
+    launch<groups, 8, most_panels>(stream, product);
+  } else if (product.partition.block_panels() > few_panels) {
+    launch<groups, 4, most_panels>(stream, product);
+  } else {
+    launch<groups, 4, few_panels>(stream, product);
+  }
 }
 
 struct NormArgs {
@@ -198,7 +164,7 @@ bool takes_many(const DecodeLinear& args) {
   return args.input.dtype() == DType::bfloat16 && rows <= decode_many::most_rows &&
          columns % panel_columns == 0 && columns <= norm_max_columns && outputs % 2 == 0 &&
          are_aligned(args.input, args.weight, args.norm_weight, args.residual, args.output) &&
-         partition_of(args).slots > 0;
+         cluster_bits_for(int(columns / panel_columns)) > 0;
 }
 
 void run_many(Stream& stream, const DecodeLinear& args, const Tensor& normalized) {
@@ -212,9 +178,9 @@ void run_many(Stream& stream, const DecodeLinear& args, const Tensor& normalized
   }
   const ManyProduct product = product_of(args, input);
   if (is_gated(args)) {
-    launch<2>(stream, product, GatedWidths{});
+    launch<2>(stream, product);
   } else {
-    launch<1>(stream, product, PlainWidths{});
+    launch<1>(stream, product);
   }
 }
 

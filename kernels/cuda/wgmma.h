@@ -45,13 +45,19 @@ __device__ inline void wait_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(pending) : "memory");
 }
 
+// `x`, the same in all lanes of a warp, where the compiler sees that it is: descriptors made of it
+// take no instruction a product to get where products read them.
+__device__ inline int same_in_warp(int x) {
+  return __shfl_sync(~0U, x, 0);
+}
+
 // How the hardware finds a panel of 64 columns: swizzled by 128 bytes, groups of eight rows 1024
-// bytes apart. `next_panel`: bytes to the next 64 columns of an operand by depth.
-__device__ inline uint64_t panel_descriptor(uint32_t address, uint32_t next_panel = panel_bytes) {
+// bytes apart, or `eight_rows`. `next_panel`: bytes to the next 64 columns of an operand by depth.
+__device__ inline uint64_t panel_descriptor(uint32_t address, uint32_t next_panel = panel_bytes,
+                                            uint32_t eight_rows = 8 * panel_row_bytes) {
   constexpr uint64_t unit = 16;
-  constexpr uint64_t eight_rows = 8 * panel_row_bytes / unit;
   constexpr uint64_t swizzle_128 = uint64_t{1} << 62;
-  return swizzle_128 | eight_rows << 32 | uint64_t(next_panel / unit) << 16 |
+  return swizzle_128 | uint64_t(eight_rows / unit) << 32 | uint64_t(next_panel / unit) << 16 |
          (address & 0x3ffffU) / unit;
 }
 
@@ -61,7 +67,7 @@ inline constexpr uint64_t step_distance = (rows == PanelRows::columns ? 16 * siz
                                                                       : 16 * panel_row_bytes) /
                                           16;
 
-// Accumulators of 2, 4, ... 32 tiles, in the text of an instruction and as its operands.
+// Accumulators of so many tiles, in the text of an instruction and as its operands.
 #define GSA_REGISTERS_2 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define GSA_REGISTERS_4 GSA_REGISTERS_2 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define GSA_REGISTERS_6 GSA_REGISTERS_4 ", %16, %17, %18, %19, %20, %21, %22, %23"
@@ -79,22 +85,10 @@ inline constexpr uint64_t step_distance = (rows == PanelRows::columns ? 16 * siz
 #define GSA_REGISTERS_30 GSA_REGISTERS_28 ", %112, %113, %114, %115, %116, %117, %118, %119"
 #define GSA_REGISTERS_32 GSA_REGISTERS_30 ", %120, %121, %122, %123, %124, %125, %126, %127"
 #define GSA_TILE(c, i) "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
-#define GSA_TILES_2(c) GSA_TILE(c, 0), GSA_TILE(c, 1)
-#define GSA_TILES_4(c) GSA_TILES_2(c), GSA_TILE(c, 2), GSA_TILE(c, 3)
-#define GSA_TILES_6(c) GSA_TILES_4(c), GSA_TILE(c, 4), GSA_TILE(c, 5)
-#define GSA_TILES_8(c) GSA_TILES_6(c), GSA_TILE(c, 6), GSA_TILE(c, 7)
-#define GSA_TILES_10(c) GSA_TILES_8(c), GSA_TILE(c, 8), GSA_TILE(c, 9)
-#define GSA_TILES_12(c) GSA_TILES_10(c), GSA_TILE(c, 10), GSA_TILE(c, 11)
-#define GSA_TILES_14(c) GSA_TILES_12(c), GSA_TILE(c, 12), GSA_TILE(c, 13)
-#define GSA_TILES_16(c) GSA_TILES_14(c), GSA_TILE(c, 14), GSA_TILE(c, 15)
-#define GSA_TILES_18(c) GSA_TILES_16(c), GSA_TILE(c, 16), GSA_TILE(c, 17)
-#define GSA_TILES_20(c) GSA_TILES_18(c), GSA_TILE(c, 18), GSA_TILE(c, 19)
-#define GSA_TILES_22(c) GSA_TILES_20(c), GSA_TILE(c, 20), GSA_TILE(c, 21)
-#define GSA_TILES_24(c) GSA_TILES_22(c), GSA_TILE(c, 22), GSA_TILE(c, 23)
-#define GSA_TILES_26(c) GSA_TILES_24(c), GSA_TILE(c, 24), GSA_TILE(c, 25)
-#define GSA_TILES_28(c) GSA_TILES_26(c), GSA_TILE(c, 26), GSA_TILE(c, 27)
-#define GSA_TILES_30(c) GSA_TILES_28(c), GSA_TILE(c, 28), GSA_TILE(c, 29)
-#define GSA_TILES_32(c) GSA_TILES_30(c), GSA_TILE(c, 30), GSA_TILE(c, 31)
+#define GSA_TILES_4(c) GSA_TILE(c, 0), GSA_TILE(c, 1), GSA_TILE(c, 2), GSA_TILE(c, 3)
+#define GSA_TILES_8(c) GSA_TILES_4(c), GSA_TILES_4((c + 4))
+#define GSA_TILES_16(c) GSA_TILES_8(c), GSA_TILES_8((c + 8))
+#define GSA_TILES_32(c) GSA_TILES_16(c), GSA_TILES_16((c + 16))
 
 // c += a b for 64 columns and one step of depth 16; `a` from registers.
 template <PanelRows rows>
@@ -154,12 +148,20 @@ __device__ inline void warpgroup_panels(float (*c)[4], uint32_t left_panel, uint
   }
 GSA_PRODUCT(4, 32, 16, 17, 18, 19, 20)
 GSA_PRODUCT(8, 64, 32, 33, 34, 35, 36)
-GSA_PRODUCT(12, 96, 48, 49, 50, 51, 52)
 GSA_PRODUCT(16, 128, 64, 65, 66, 67, 68)
-GSA_PRODUCT(20, 160, 80, 81, 82, 83, 84)
-GSA_PRODUCT(22, 176, 88, 89, 90, 91, 92)
-GSA_PRODUCT(26, 208, 104, 105, 106, 107, 108)
-GSA_PRODUCT(28, 224, 112, 113, 114, 115, 116)
 GSA_PRODUCT(32, 256, 128, 129, 130, 131, 132)
+
+// The same for 32 columns with `a` from registers.
+template <PanelRows right_rows>
+__device__ inline void warpgroup_product(float (&c)[4][4], const uint32_t (&a)[4], uint64_t b,
+                                         bool adds) {
+  asm volatile(
+      "{\n.reg .pred adds;\nsetp.ne.b32 adds, %21, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" GSA_REGISTERS_4
+      "}, {%16, %17, %18, %19}, %20, adds, 1, 1, %22;\n}\n"
+      : GSA_TILES_4(c)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(adds)),
+        "n"(right_rows == PanelRows::depth ? 1 : 0));
+}
 
 }  // namespace gsa::kernels::cuda

@@ -47,8 +47,8 @@ struct Matrix {
       return to_float(*at(row, column));
     }
   }
-  CUtensorMap boxes(int64_t first_row, int64_t count, int box_rows) {
-    return {at(first_row, 0), count, columns, stride, box_rows};
+  CUtensorMap boxes(int64_t first_row, int64_t count, int box_rows, int box_panels = 1) {
+    return {at(first_row, 0), count, columns, stride, box_rows, box_panels};
   }
 };
 
@@ -63,7 +63,7 @@ struct Case {
 // What a case does besides the product.
 enum class Kind { plain, residual, float_output };
 
-template <int tiles, int groups, int cluster>
+template <int groups, int cluster, int panels>
 class Product {
  public:
   Product(const Case& size, Kind kind, uint32_t seed)
@@ -88,8 +88,8 @@ class Product {
     ManyProduct product{};
     product.input = input_.boxes(0, size_.sequences, decode_many::most_rows);
     for (int group = 0; group < groups; ++group) {
-      product.weights[group] =
-          weight_.boxes(group * size_.outputs, size_.outputs, partition.share_outputs());
+      product.weights[group] = weight_.boxes(group * size_.outputs, size_.outputs,
+                                             decode_many::tile_columns, partition.block_panels());
     }
     if (kind_ == Kind::residual) {
       product.residual = {output_.at(0, 0), output_.stride};
@@ -104,11 +104,11 @@ class Product {
     product.partition = partition;
     emulated::run(
         {.clusters = partition.clusters,
-         .threads = decode_many::threads,
+         .threads = decode_many::Shares<cluster>::threads,
          .shared_bytes = size_t(SharedLayout(partition).bytes),
          .cluster_blocks = cluster,
          .previous = [&] { input_.elements = before_.elements; }},
-        [&] { decode_many::many_kernel<tiles, groups, cluster>(product); }, seed);
+        [&] { decode_many::many_kernel<groups, cluster, panels>(product); }, seed);
   }
 
   void expect_the_definition() {
@@ -136,17 +136,12 @@ class Product {
 
  private:
   Partition partition_of_case() const {
-    Partition partition{.tiles = tiles,
-                        .groups = groups,
-                        .cluster_bits = std::countr_zero(unsigned(cluster)),
-                        .clusters = size_.clusters,
-                        .shares = 0,
-                        .panels = int(size_.depth / panel_columns),
-                        .slots = size_.slots};
-    partition.shares =
-        int((size_.outputs + partition.share_outputs() - 1) / partition.share_outputs());
-    partition.clusters = std::min(partition.clusters, partition.shares);
-    return partition;
+    constexpr int unit_outputs = decode_many::unit_rows / groups;
+    return {.cluster_bits = std::countr_zero(unsigned(cluster)),
+            .clusters = size_.clusters,
+            .units = int((size_.outputs + unit_outputs - 1) / unit_outputs),
+            .panels = int(size_.depth / panel_columns),
+            .slots = size_.slots};
   }
   double sum(int64_t n, int64_t row) {
     double sum = 0;
@@ -166,46 +161,49 @@ class Product {
   Matrix<float> float_output_;
 };
 
-template <int tiles, int groups, int cluster>
+template <int groups, int cluster, int panels>
 void expect_its_definition(const Case& size, Kind kind, uint32_t orders) {
   for (uint32_t seed = 0; seed < orders; ++seed) {
-    SCOPED_TRACE(testing::Message() << size.sequences << " sequences, " << size.depth << " to "
-                                    << size.outputs << ", clusters " << size.clusters << " of "
-                                    << cluster << ", tiles " << tiles << ", order " << seed);
-    Product<tiles, groups, cluster> test(size, kind, seed);
+    SCOPED_TRACE(testing::Message()
+                 << size.sequences << " sequences, " << size.depth << " to " << size.outputs
+                 << ", clusters " << size.clusters << " of " << cluster << ", order " << seed);
+    Product<groups, cluster, panels> test(size, kind, seed);
     test.run(seed);
     test.expect_the_definition();
   }
 }
 
-// Parts of the depth of unequal lengths; rings shorter and longer than what is copied; several
-// shares a cluster, the last with few outputs; blocks without tiles, warps without sequences.
+// Parts of the depth of unequal lengths, and shorter than the kernel's; rings shorter and longer
+// than what is copied; more units than buffers of sums, the last one with few outputs; clusters
+// without units, blocks and warps without sequences.
 TEST(EmulatedManyProduct, IsItsDefinitionInAnyOrder) {
   constexpr uint32_t orders = 4;
-  expect_its_definition<4, 1, 2>({9, 128, 24, 1, 1}, Kind::plain, orders);
-  expect_its_definition<4, 1, 2>({16, 192, 100, 2, 2}, Kind::residual, orders);
+  expect_its_definition<1, 4, 2>({9, 512, 24, 2, 3}, Kind::plain, orders);
+  expect_its_definition<1, 4, 2>({16, 448, 310, 2, 2}, Kind::residual, orders);
+  expect_its_definition<1, 4, 3>({17, 320, 230, 1, 4}, Kind::plain, orders);
+  expect_its_definition<1, 8, 2>({9, 576, 300, 1, 3}, Kind::plain, orders);
   for (const Kind kind : {Kind::plain, Kind::residual, Kind::float_output}) {
-    expect_its_definition<4, 1, 4>({33, 320, 70, 1, 2}, kind, orders);
-    expect_its_definition<12, 1, 4>({64, 256, 200, 2, 3}, kind, orders);
-    expect_its_definition<4, 1, 8>({64, 704, 70, 1, 2}, kind, orders);
-    expect_its_definition<12, 1, 8>({40, 512, 96, 1, 9}, kind, orders);
+    expect_its_definition<1, 4, 2>({33, 384, 70, 1, 5}, kind, orders);
+    expect_its_definition<1, 4, 1>({64, 256, 300, 2, 4}, kind, orders);
+    expect_its_definition<1, 8, 2>({64, 704, 70, 1, 4}, kind, orders);
+    expect_its_definition<1, 8, 1>({40, 512, 230, 1, 8}, kind, orders);
   }
 }
 
 TEST(EmulatedManyProduct, WithSwigluIsItsDefinitionInAnyOrder) {
   constexpr uint32_t orders = 4;
-  expect_its_definition<4, 2, 2>({9, 128, 24, 1, 2}, Kind::plain, orders);
-  expect_its_definition<8, 2, 4>({33, 320, 70, 1, 2}, Kind::float_output, orders);
-  expect_its_definition<22, 2, 4>({64, 256, 200, 2, 3}, Kind::plain, orders);
-  expect_its_definition<22, 2, 8>({20, 576, 90, 1, 3}, Kind::plain, orders);
+  expect_its_definition<2, 4, 1>({9, 256, 24, 1, 3}, Kind::plain, orders);
+  expect_its_definition<2, 4, 2>({33, 320, 150, 2, 3}, Kind::float_output, orders);
+  expect_its_definition<2, 4, 2>({64, 512, 100, 1, 4}, Kind::plain, orders);
+  expect_its_definition<2, 8, 2>({20, 576, 90, 1, 3}, Kind::plain, orders);
 }
 
 TEST(EmulatedManyProduct, HasTheSameBitsInAnyOrder) {
-  const Case size{20, 256, 100, 2, 3};
-  Product<4, 1, 4> first(size, Kind::float_output, 0);
+  const Case size{20, 256, 200, 2, 3};
+  Product<1, 4, 1> first(size, Kind::float_output, 0);
   first.run(0);
   for (uint32_t order = 1; order < 3; ++order) {
-    Product<4, 1, 4> again(size, Kind::float_output, 0);
+    Product<1, 4, 1> again(size, Kind::float_output, 0);
     again.run(order);
     EXPECT_EQ(first.float_results(), again.float_results());
   }

@@ -10,6 +10,7 @@
 // device/ has the kernels' headers as they are here. A test includes those of the kernel itself.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -64,6 +65,7 @@ struct Cluster {
 struct Warp {
   CountedBarrier barrier;
   int value = 0;  // that one lane shows the others
+  std::array<std::array<uint32_t, 4>, warp_threads> operands = {};  // of a product
 };
 
 // The thread that runs.

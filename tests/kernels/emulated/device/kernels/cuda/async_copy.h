@@ -5,13 +5,15 @@
 
 #include "kernels/cuda/mma.h"
 
-// A matrix in memory, of which boxes of `box_rows` rows of 64 columns are copied.
+// A matrix in memory, of which boxes of `box_rows` rows of 64 columns are copied, or of some such
+// side by side.
 struct CUtensorMap {
   const gsa::kernels::cuda::bfloat16* data = nullptr;
   int64_t rows = 0;
   int64_t columns = 0;
   int64_t stride = 0;
   int box_rows = 0;
+  int box_panels = 1;
 };
 
 namespace gsa::kernels::cuda {
@@ -134,6 +136,13 @@ inline void copy_panels(uint32_t target, const CUtensorMap& map, int column, int
     }
     told.land(map.box_rows * panel_row_bytes);
   });
+}
+inline void copy_row_group(uint32_t target, const CUtensorMap& map, int row, int panel,
+                           uint32_t barrier) {
+  for (int i = 0; i < map.box_panels; ++i) {
+    copy_panels(target + uint32_t(i * map.box_rows * panel_row_bytes), map,
+                (panel + i) * panel_columns, row, barrier);
+  }
 }
 inline void copy_panels_to_both(uint32_t target, const CUtensorMap& map, int column, int row,
                                 uint32_t barrier) {
