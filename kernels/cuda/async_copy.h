@@ -75,7 +75,7 @@ __device__ inline uint32_t address_in_block(uint32_t address, int rank) {
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;\n" : "=r"(there) : "r"(address), "r"(rank));
   return there;
 }
-// Stores into the other block's memory, and counts the bytes at its barrier.
+// Stores into another block's memory, and counts the bytes at its barrier.
 __device__ inline void hand_over(uint32_t target, const float (&x)[4], uint32_t barrier) {
   asm volatile(
       "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
@@ -89,6 +89,13 @@ __device__ inline void hand_over_word(uint32_t target, int x, uint32_t barrier) 
       "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];\n" ::"r"(target),
       "r"(x), "r"(barrier)
       : "memory");
+}
+// What has been handed over.
+__device__ inline void load_handed(uint32_t address, float (&x)[4]) {
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];\n"
+               : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+               : "r"(address)
+               : "memory");
 }
 __device__ inline int load_word(uint32_t address) {
   int x;
@@ -120,6 +127,12 @@ __device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int col
       "[%0], [%1, {%3, %4, %5}], [%2];\n" ::"r"(target),
       "l"(&map), "r"(barrier), "r"(column), "r"(head), "r"(row)
       : "memory");
+}
+
+// Begins copying a box of a map of row groups (tensor_map.h), from a row and a panel on.
+__device__ inline void copy_row_group(uint32_t target, const CUtensorMap& map, int row, int panel,
+                                      uint32_t barrier) {
+  copy_box(target, map, 0, row, panel, barrier);
 }
 
 // Begins copying a box of a map of panels (tensor_map.h), to this block or to the same place in

@@ -18,7 +18,8 @@ __device__ inline int cluster_rank() {
 __device__ inline void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;\n" ::: "memory");
 }
-// The same without an order of memory: to ask for one costs a fence of the whole GPU.
+// Of nothing but barriers in shared memory (publish_barriers): without the fence of the whole GPU
+// that an order of memory costs.
 __device__ inline void cluster_arrive_relaxed() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;\n" ::: "memory");
 }

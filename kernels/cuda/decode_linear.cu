@@ -1,6 +1,7 @@
 // Products of a decode step: few rows times a whole weight matrix, bound by reading the weights
 // once. Up to eight sequences in bfloat16 are one kernel on tensor cores (decode_linear_few.cu),
-// with the same bits for a sequence in every batch; more go through cuBLASLt.
+// with the same bits for a sequence in every batch; up to 64 one behind a kernel for the norm
+// (decode_linear_many.cu); others go through cuBLASLt.
 #include "kernels/cuda/decode_linear.h"
 
 #include "kernels/backends.h"
@@ -132,20 +133,24 @@ LinearArgs linear_args(const DecodeLinear& args) {
   return linear;
 }
 
-// Many sequences: the operations of training one after the other, the residual added by the
-// product.
-void run_many(Stream& stream, const DecodeLinear& args, std::byte* workspace) {
+// The normalized input's place.
+Tensor normalized_in(const DecodeLinear& args, std::byte* workspace) {
+  return {workspace + DecodeWorkspace(args).normalized, args.input.dtype(), Device::cuda,
+          args.input.shape()};
+}
+
+// Any sequences: the operations of training one after the other, the residual added by the product.
+void run_operations(Stream& stream, const DecodeLinear& args, std::byte* workspace) {
   const int64_t rows = args.input.dim(0);
   const bool gated = args.activation == DecodeActivation::swiglu;
   const DType dtype = args.input.dtype();
-  const DecodeWorkspace layout(rows, args.input.dim(1), gated ? args.weight.dim(0) : 0,
-                               size_of(dtype));
+  const DecodeWorkspace layout(args);
   const auto tensor = [&](size_t offset, DType type, Shape shape) {
     return Tensor(workspace + offset, type, Device::cuda, shape);
   };
   ConstTensor x = args.input;
   if (args.norm == DecodeNorm::rms_norm) {
-    const Tensor normalized = tensor(layout.normalized, dtype, args.input.shape());
+    const Tensor normalized = normalized_in(args, workspace);
     rms_norm_forward(stream, {.input = args.input,
                               .weight = args.norm_weight,
                               .epsilon = args.epsilon,
@@ -182,7 +187,11 @@ void decode_linear(Stream& stream, const DecodeLinear& args, std::byte* workspac
     return;
   }
   if (args.input.dim(0) > decode_few_rows) {
-    run_many(stream, args, workspace);
+    if (decode::takes_many(args)) {
+      decode::run_many(stream, args, normalized_in(args, workspace));
+    } else {
+      run_operations(stream, args, workspace);
+    }
   } else if (takes_tensor_cores(args)) {
     decode::run_few(stream, linear_args(args));
   } else {

@@ -1,4 +1,4 @@
-// Products of a decode step for few sequences, as decode_linear.cu asks for them.
+// Products of a decode step, as decode_linear.cu asks for them.
 #pragma once
 
 #include "kernels/cuda/cluster.h"
@@ -40,6 +40,12 @@ struct LinearArgs {
 // decode_linear_few.cu: up to 8 sequences; K a multiple of 32.
 bool takes_few(int64_t rows, int64_t columns);
 void run_few(Stream& stream, LinearArgs args);
+
+// decode_linear_many.cu: 9 to 64 sequences in bfloat16; K a multiple of 64, from 256 to 5632.
+// `normalized`: memory of the input's shape for its norm.
+bool takes_many(const DecodeLinear& args);
+void run_many(Stream& stream, const DecodeLinear& args, const Tensor& normalized);
+
 // Elements [begin, end).
 struct Span {
   int begin;

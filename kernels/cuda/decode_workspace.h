@@ -10,7 +10,7 @@ namespace gsa::kernels::cuda {
 // Up to these, one kernel does all, without workspace.
 inline constexpr int64_t decode_few_rows = decode_few_sequences;
 
-// The normalized input, gates and ups, and cuBLASLt's own. `element` is the size of an element.
+// The normalized input, gates and ups, and cuBLASLt's own.
 struct DecodeWorkspace {
   size_t normalized;   // [B, K]
   size_t inverse_rms;  // [B] float32
@@ -18,7 +18,12 @@ struct DecodeWorkspace {
   size_t matmul;
   size_t bytes;  // in all
 
-  DecodeWorkspace(int64_t rows, int64_t columns, int64_t gated_columns, size_t element) {
+  explicit DecodeWorkspace(const DecodeLinear& args) {
+    const int64_t rows = args.input.dim(0);
+    const int64_t columns = args.input.dim(1);
+    const int64_t gated_columns =
+        args.activation == DecodeActivation::swiglu ? args.weight.dim(0) : 0;
+    const size_t element = size_of(args.input.dtype());
     WorkspaceLayout layout;
     normalized = layout.add(size_t(rows * columns) * element);
     inverse_rms = layout.add(size_t(rows) * sizeof(float));

@@ -45,13 +45,19 @@ __device__ inline void wait_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(pending) : "memory");
 }
 
+// `x`, the same in all lanes of a warp, where the compiler sees that it is: descriptors made of it
+// take no instruction a product to get where products read them.
+__device__ inline int same_in_warp(int x) {
+  return __shfl_sync(~0U, x, 0);
+}
+
 // How the hardware finds a panel of 64 columns: swizzled by 128 bytes, groups of eight rows 1024
-// bytes apart. `next_panel`: bytes to the next 64 columns of an operand by depth.
-__device__ inline uint64_t panel_descriptor(uint32_t address, uint32_t next_panel = panel_bytes) {
+// bytes apart, or `eight_rows`. `next_panel`: bytes to the next 64 columns of an operand by depth.
+__device__ inline uint64_t panel_descriptor(uint32_t address, uint32_t next_panel = panel_bytes,
+                                            uint32_t eight_rows = 8 * panel_row_bytes) {
   constexpr uint64_t unit = 16;
-  constexpr uint64_t eight_rows = 8 * panel_row_bytes / unit;
   constexpr uint64_t swizzle_128 = uint64_t{1} << 62;
-  return swizzle_128 | eight_rows << 32 | uint64_t(next_panel / unit) << 16 |
+  return swizzle_128 | uint64_t(eight_rows / unit) << 32 | uint64_t(next_panel / unit) << 16 |
          (address & 0x3ffffU) / unit;
 }
 
@@ -61,20 +67,35 @@ inline constexpr uint64_t step_distance = (rows == PanelRows::columns ? 16 * siz
                                                                       : 16 * panel_row_bytes) /
                                           16;
 
-#define GSA_ACCUMULATORS                                                                        \
-  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24," \
-  "%25,%26,%27,%28,%29,%30,%31}"
+// Accumulators of so many tiles, in the text of an instruction and as its operands.
+#define GSA_REGISTERS_2 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define GSA_REGISTERS_4 GSA_REGISTERS_2 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define GSA_REGISTERS_6 GSA_REGISTERS_4 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define GSA_REGISTERS_8 GSA_REGISTERS_6 ", %24, %25, %26, %27, %28, %29, %30, %31"
+#define GSA_REGISTERS_10 GSA_REGISTERS_8 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define GSA_REGISTERS_12 GSA_REGISTERS_10 ", %40, %41, %42, %43, %44, %45, %46, %47"
+#define GSA_REGISTERS_14 GSA_REGISTERS_12 ", %48, %49, %50, %51, %52, %53, %54, %55"
+#define GSA_REGISTERS_16 GSA_REGISTERS_14 ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define GSA_REGISTERS_18 GSA_REGISTERS_16 ", %64, %65, %66, %67, %68, %69, %70, %71"
+#define GSA_REGISTERS_20 GSA_REGISTERS_18 ", %72, %73, %74, %75, %76, %77, %78, %79"
+#define GSA_REGISTERS_22 GSA_REGISTERS_20 ", %80, %81, %82, %83, %84, %85, %86, %87"
+#define GSA_REGISTERS_24 GSA_REGISTERS_22 ", %88, %89, %90, %91, %92, %93, %94, %95"
+#define GSA_REGISTERS_26 GSA_REGISTERS_24 ", %96, %97, %98, %99, %100, %101, %102, %103"
+#define GSA_REGISTERS_28 GSA_REGISTERS_26 ", %104, %105, %106, %107, %108, %109, %110, %111"
+#define GSA_REGISTERS_30 GSA_REGISTERS_28 ", %112, %113, %114, %115, %116, %117, %118, %119"
+#define GSA_REGISTERS_32 GSA_REGISTERS_30 ", %120, %121, %122, %123, %124, %125, %126, %127"
 #define GSA_TILE(c, i) "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
-#define GSA_TILES(c)                                                                              \
-  GSA_TILE(c, 0), GSA_TILE(c, 1), GSA_TILE(c, 2), GSA_TILE(c, 3), GSA_TILE(c, 4), GSA_TILE(c, 5), \
-      GSA_TILE(c, 6), GSA_TILE(c, 7)
+#define GSA_TILES_4(c) GSA_TILE(c, 0), GSA_TILE(c, 1), GSA_TILE(c, 2), GSA_TILE(c, 3)
+#define GSA_TILES_8(c) GSA_TILES_4(c), GSA_TILES_4((c + 4))
+#define GSA_TILES_16(c) GSA_TILES_8(c), GSA_TILES_8((c + 8))
+#define GSA_TILES_32(c) GSA_TILES_16(c), GSA_TILES_16((c + 16))
 
 // c += a b for 64 columns and one step of depth 16; `a` from registers.
 template <PanelRows rows>
 __device__ inline void warpgroup_step(float (*c)[4], const uint32_t (&a)[4], uint64_t b) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " GSA_ACCUMULATORS
-               ", {%32,%33,%34,%35}, %36, 1, 1, 1, %37;\n"
-               : GSA_TILES(c)
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" GSA_REGISTERS_8
+               "}, {%32,%33,%34,%35}, %36, 1, 1, 1, %37;\n"
+               : GSA_TILES_8(c)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b),
                  "n"(rows == PanelRows::depth ? 1 : 0));
 }
@@ -82,9 +103,9 @@ __device__ inline void warpgroup_step(float (*c)[4], const uint32_t (&a)[4], uin
 // The same with `a` from shared memory: `left` depth says that a's panel lies by depth.
 template <PanelRows left, PanelRows right>
 __device__ inline void warpgroup_step(float (*c)[4], uint64_t a, uint64_t b) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " GSA_ACCUMULATORS
-               ", %32, %33, 1, 1, 1, %34, %35;\n"
-               : GSA_TILES(c)
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" GSA_REGISTERS_8
+               "}, %32, %33, 1, 1, 1, %34, %35;\n"
+               : GSA_TILES_8(c)
                : "l"(a), "l"(b), "n"(left == PanelRows::depth ? 1 : 0),
                  "n"(right == PanelRows::depth ? 1 : 0));
 }
@@ -109,87 +130,38 @@ __device__ inline void warpgroup_panels(float (*c)[4], uint32_t left_panel, uint
   }
 }
 
-// c += a b, or c = a b unless it `adds`, for 32, 64, 128 or 256 columns and one step of depth 16;
-// both from shared memory. A left or right operand by depth of more than 64 rows or columns goes on
-// in the panel that its descriptor says.
-template <PanelRows left, PanelRows right>
-__device__ inline void warpgroup_product(float (&c)[4][4], uint64_t a, uint64_t b, bool adds) {
-  asm volatile(
-      "{\n.reg .pred adds;\nsetp.ne.b32 adds, %18, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-      "%16, %17, adds, 1, 1, %19, %20;\n}\n"
-      : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]),
-        "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
-        "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3])
-      : "l"(a), "l"(b), "r"(int(adds)), "n"(left == PanelRows::depth ? 1 : 0),
-        "n"(right == PanelRows::depth ? 1 : 0));
-}
-template <PanelRows left, PanelRows right>
-__device__ inline void warpgroup_product(float (&c)[8][4], uint64_t a, uint64_t b, bool adds) {
-  asm volatile(
-      "{\n.reg .pred adds;\nsetp.ne.b32 adds, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "%32, %33, adds, 1, 1, %35, %36;\n}\n"
-      : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]),
-        "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
-        "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]),
-        "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]),
-        "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]),
-        "+f"(c[7][2]), "+f"(c[7][3])
-      : "l"(a), "l"(b), "r"(int(adds)), "n"(left == PanelRows::depth ? 1 : 0),
-        "n"(right == PanelRows::depth ? 1 : 0));
-}
-template <PanelRows left, PanelRows right>
-__device__ inline void warpgroup_product(float (&c)[16][4], uint64_t a, uint64_t b, bool adds) {
-  asm volatile(
-      "{\n.reg .pred adds;\nsetp.ne.b32 adds, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, adds, 1, 1, %67, %68;\n}\n"
-      : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]),
-        "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
-        "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]),
-        "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]),
-        "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]),
-        "+f"(c[7][2]), "+f"(c[7][3]), "+f"(c[8][0]), "+f"(c[8][1]), "+f"(c[8][2]), "+f"(c[8][3]),
-        "+f"(c[9][0]), "+f"(c[9][1]), "+f"(c[9][2]), "+f"(c[9][3]), "+f"(c[10][0]), "+f"(c[10][1]),
-        "+f"(c[10][2]), "+f"(c[10][3]), "+f"(c[11][0]), "+f"(c[11][1]), "+f"(c[11][2]),
-        "+f"(c[11][3]), "+f"(c[12][0]), "+f"(c[12][1]), "+f"(c[12][2]), "+f"(c[12][3]),
-        "+f"(c[13][0]), "+f"(c[13][1]), "+f"(c[13][2]), "+f"(c[13][3]), "+f"(c[14][0]),
-        "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]), "+f"(c[15][0]), "+f"(c[15][1]),
-        "+f"(c[15][2]), "+f"(c[15][3])
-      : "l"(a), "l"(b), "r"(int(adds)), "n"(left == PanelRows::depth ? 1 : 0),
-        "n"(right == PanelRows::depth ? 1 : 0));
-}
+// c += a b, or c = a b unless it `adds`, for 8 columns a tile and one step of depth 16; both from
+// shared memory. A left or right operand by depth of more than 64 rows or columns goes on in the
+// panel that its descriptor says. The last five: the numbers of the operands behind accumulators.
+#define GSA_PRODUCT(tiles, columns, left, right, add, left_by_depth, right_by_depth)              \
+  template <PanelRows left_rows, PanelRows right_rows>                                            \
+  __device__ inline void warpgroup_product(float(&c)[tiles][4], uint64_t a, uint64_t b,           \
+                                           bool adds) {                                           \
+    asm volatile(                                                                                 \
+        "{\n.reg .pred adds;\nsetp.ne.b32 adds, %" #add                                           \
+        ", 0;\n"                                                                                  \
+        "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 {" GSA_REGISTERS_##tiles  \
+        "}, %" #left ", %" #right ", adds, 1, 1, %" #left_by_depth ", %" #right_by_depth ";\n}\n" \
+        : GSA_TILES_##tiles(c)                                                                    \
+        : "l"(a), "l"(b), "r"(int(adds)), "n"(left_rows == PanelRows::depth ? 1 : 0),             \
+          "n"(right_rows == PanelRows::depth ? 1 : 0));                                           \
+  }
+GSA_PRODUCT(4, 32, 16, 17, 18, 19, 20)
+GSA_PRODUCT(8, 64, 32, 33, 34, 35, 36)
+GSA_PRODUCT(16, 128, 64, 65, 66, 67, 68)
+GSA_PRODUCT(32, 256, 128, 129, 130, 131, 132)
 
-template <PanelRows left, PanelRows right>
-__device__ inline void warpgroup_product(float (&c)[32][4], uint64_t a, uint64_t b, bool adds) {
+// The same for 32 columns with `a` from registers.
+template <PanelRows right_rows>
+__device__ inline void warpgroup_product(float (&c)[4][4], const uint32_t (&a)[4], uint64_t b,
+                                         bool adds) {
   asm volatile(
-      "{\n.reg .pred adds;\nsetp.ne.b32 adds, %130, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, "
-      "%127}, "
-      "%128, %129, adds, 1, 1, %131, %132;\n}\n"
-      : GSA_TILES(c), GSA_TILES((c + 8)), GSA_TILES((c + 16)), GSA_TILES((c + 24))
-      : "l"(a), "l"(b), "r"(int(adds)), "n"(left == PanelRows::depth ? 1 : 0),
-        "n"(right == PanelRows::depth ? 1 : 0));
+      "{\n.reg .pred adds;\nsetp.ne.b32 adds, %21, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" GSA_REGISTERS_4
+      "}, {%16, %17, %18, %19}, %20, adds, 1, 1, %22;\n}\n"
+      : GSA_TILES_4(c)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(adds)),
+        "n"(right_rows == PanelRows::depth ? 1 : 0));
 }
-
-#undef GSA_ACCUMULATORS
-#undef GSA_TILE
-#undef GSA_TILES
 
 }  // namespace gsa::kernels::cuda

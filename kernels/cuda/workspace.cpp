@@ -85,10 +85,7 @@ size_t decode_linear_workspace(const DecodeLinear& args) {
   if (args.input.dim(0) <= decode_few_rows) {
     return 0;
   }
-  const bool gated = args.activation == DecodeActivation::swiglu;
-  return DecodeWorkspace(args.input.dim(0), args.input.dim(1), gated ? args.weight.dim(0) : 0,
-                         size_of(args.input.dtype()))
-      .bytes;
+  return DecodeWorkspace(args).bytes;
 }
 size_t gsa_decode_workspace(const GsaDecode& /*args*/) {
   return 0;

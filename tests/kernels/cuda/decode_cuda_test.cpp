@@ -25,12 +25,14 @@ struct LinearCase {
 };
 
 // Batches of one to several tiles and slices; depths with parts of equal and unequal lengths, with
-// fewer steps than parts, and with no multiple of 32; inputs that need clusters of 1 to 8.
+// fewer steps than parts, and with no multiple of 32; inputs that need clusters of 1 to 8; above
+// eight rows, shares of all widths, one and several a cluster, whole and not.
 const LinearCase linear_cases[] = {
-    {1, 2048, 6400}, {1, 5632, 2048}, {3, 256, 40},     {8, 2048, 333},
-    {5, 32, 7},      {13, 704, 264},  {16, 2048, 96},   {27, 5632, 80},
-    {40, 2048, 512}, {64, 2048, 700}, {64, 5632, 2048}, {70, 96, 48},
-    {4, 45, 19},     {20, 6912, 100}, {8, 5632, 333},   {12, 576, 33}};
+    {1, 2048, 6400},  {1, 5632, 2048},  {3, 256, 40},     {8, 2048, 333},   {5, 32, 7},
+    {13, 704, 264},   {16, 2048, 96},   {27, 5632, 80},   {40, 2048, 512},  {64, 2048, 700},
+    {64, 5632, 2048}, {70, 96, 48},     {4, 45, 19},      {20, 6912, 100},  {8, 5632, 333},
+    {12, 576, 33},    {9, 64, 24},      {9, 640, 72},     {33, 2048, 6400}, {48, 1344, 8000},
+    {64, 6912, 2560}, {33, 1344, 9000}, {64, 2048, 2048}, {20, 2624, 4200}, {48, 8192, 136}};
 
 std::string text(const char* what, const LinearCase& size) {
   return std::string(what) + " " + std::to_string(size.rows) + " x " +
@@ -105,6 +107,16 @@ TEST_F(CudaDecode, LinearGivesASequenceTheSameBitsInSmallBatches) {
     const std::vector<std::byte> alone = first_row_bits(1, columns);
     for (const int64_t rows : {2, 5, 8}) {
       EXPECT_TRUE(first_row_bits(rows, columns) == alone) << rows << " rows of " << columns;
+    }
+  }
+}
+
+// Nine to 64 share another one.
+TEST_F(CudaDecode, LinearGivesASequenceTheSameBitsInLargerBatches) {
+  for (const int64_t columns : {2048, 5632}) {
+    const std::vector<std::byte> first = first_row_bits(64, columns);
+    for (const int64_t rows : {9, 33, 64}) {
+      EXPECT_TRUE(first_row_bits(rows, columns) == first) << rows << " rows of " << columns;
     }
   }
 }

@@ -37,6 +37,7 @@ struct Machine {
   Fiber* running = nullptr;
   ucontext_t scheduler{};
   bool has_moved = false;
+  bool previous_has_ended = true;
   std::mt19937 random;
 };
 std::unique_ptr<Machine> machine;
@@ -86,12 +87,13 @@ void add_block(Cluster& cluster, Block& block) {
   }
 }
 
-// Lands some of what is under way, in any order.
+// Lands some of what is under way, in any order: a few, or up to a quarter of many.
 void land_some() {
-  constexpr unsigned most = 4;
+  constexpr size_t few = 4;
   std::vector<std::function<void()>>& landings = machine->landings;
+  const size_t most = std::max(few, landings.size() / 4);
   std::shuffle(landings.begin(), landings.end(), machine->random);
-  for (unsigned count = machine->random() % most; count > 0 && !landings.empty(); --count) {
+  for (size_t count = machine->random() % most; count > 0 && !landings.empty(); --count) {
     const std::function<void()> landing = std::move(landings.back());
     landings.pop_back();
     landing();
@@ -176,6 +178,14 @@ void land_later(std::function<void()> landing) {
   machine->landings.push_back(std::move(landing));
 }
 
+void wait_for_previous() {
+  wait_until("the kernel in front", [] { return machine->previous_has_ended; });
+}
+
+void wait_for(const CountedBarrier& barrier, int64_t generation, const char* what) {
+  wait_until(what, [&] { return barrier.generation > generation; });
+}
+
 void arrive_at(CountedBarrier& barrier, int total, bool wait, const char* what) {
   const int64_t generation = barrier.generation;
   machine->has_moved = true;
@@ -186,7 +196,7 @@ void arrive_at(CountedBarrier& barrier, int total, bool wait, const char* what) 
     barrier.arrived = 0;
     ++barrier.generation;
   } else if (wait) {
-    wait_until(what, [&] { return barrier.generation != generation; });
+    wait_for(barrier, generation, what);
   }
 }
 
@@ -209,20 +219,27 @@ MemoryBarrier& barrier_at(uint32_t address) {
   return current().cluster->blocks[address >> rank_shift].barriers[address & offset_mask];
 }
 
-void run(int clusters, int threads, size_t shared_bytes, const std::function<void()>& kernel,
-         uint32_t seed) {
+void run(const Launch& launch, const std::function<void()>& kernel, uint32_t seed) {
   machine = std::make_unique<Machine>();
   machine->kernel = &kernel;
-  machine->blocks = unsigned(clusters * cluster_blocks);
-  machine->threads = threads;
+  machine->blocks = unsigned(launch.clusters * launch.cluster_blocks);
+  machine->threads = launch.threads;
   machine->random.seed(seed);
-  for (int i = 0; i < clusters; ++i) {
+  for (int i = 0; i < launch.clusters; ++i) {
     machine->clusters.push_back(std::make_unique<Cluster>());
-    for (int rank = 0; rank < cluster_blocks; ++rank) {
-      Block& block = machine->clusters.back()->blocks[rank];
-      prepare_block(block, unsigned(i * cluster_blocks + rank), rank, shared_bytes);
+    machine->clusters.back()->blocks.resize(size_t(launch.cluster_blocks));
+    for (int rank = 0; rank < launch.cluster_blocks; ++rank) {
+      Block& block = machine->clusters.back()->blocks[size_t(rank)];
+      prepare_block(block, unsigned(i * launch.cluster_blocks + rank), rank, launch.shared_bytes);
       add_block(*machine->clusters.back(), block);
     }
+  }
+  if (launch.previous) {
+    machine->previous_has_ended = false;
+    land_later([&launch] {
+      launch.previous();
+      machine->previous_has_ended = true;
+    });
   }
   while (!machine->fibers.empty()) {
     machine->has_moved = false;

@@ -1,5 +1,5 @@
-// Runs the code of a kernel on the CPU: clusters of two blocks, each thread a fiber, in an order
-// that a seed decides. What the copy engine brings lands late and out of turn.
+// Runs the code of a kernel on the CPU: clusters of blocks, each thread a fiber, in an order that a
+// seed decides. What the copy engine brings lands late and out of turn.
 //
 // This is for kernels whose warps do different things and hand each other memory by barriers
 // (kernels/cuda/async_copy.h): a wait that never ends, memory that is written while it is read, or
@@ -10,6 +10,7 @@
 // device/ has the kernels' headers as they are here. A test includes those of the kernel itself.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -21,7 +22,6 @@
 namespace gsa::emulated {
 
 inline constexpr int warp_threads = 32;
-inline constexpr int cluster_blocks = 2;
 
 struct Index {
   unsigned x = 0;
@@ -58,13 +58,14 @@ struct Block {
 };
 
 struct Cluster {
-  Block blocks[cluster_blocks];
+  std::vector<Block> blocks;
   CountedBarrier barrier;
 };
 
 struct Warp {
   CountedBarrier barrier;
   int value = 0;  // that one lane shows the others
+  std::array<std::array<uint32_t, 4>, warp_threads> operands = {};  // of a product
 };
 
 // The thread that runs.
@@ -84,7 +85,12 @@ void wait_until(const char* what, const std::function<bool()>& ready);
 // Has the copy engine do something, some time.
 void land_later(std::function<void()> landing);
 
-// All `total` arrive; those that `wait` go on when the last has come.
+// Until the kernel in front has ended.
+void wait_for_previous();
+
+// All `total` arrive; those that `wait` go on when the last has come. Others may wait later, for
+// the end of a generation.
+void wait_for(const CountedBarrier& barrier, int64_t generation, const char* what);
 void arrive_at(CountedBarrier& barrier, int total, bool wait, const char* what);
 
 // An address in shared memory: the block's rank in the highest byte, then the offset.
@@ -92,8 +98,14 @@ uint32_t address_of(const void* pointer);
 unsigned char* pointer_to(uint32_t address);
 MemoryBarrier& barrier_at(uint32_t address);
 
+struct Launch {
+  int clusters = 1;
+  int threads = warp_threads;  // of a block
+  size_t shared_bytes = 0;
+  int cluster_blocks = 2;
+  std::function<void()> previous = nullptr;  // what the kernel in front leaves, some time
+};
 // Runs a kernel. Throws std::runtime_error if threads wait for ever, naming what they wait for.
-void run(int clusters, int threads, size_t shared_bytes, const std::function<void()>& kernel,
-         uint32_t seed);
+void run(const Launch& launch, const std::function<void()>& kernel, uint32_t seed);
 
 }  // namespace gsa::emulated

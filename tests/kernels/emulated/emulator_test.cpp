@@ -48,7 +48,7 @@ int run_hand_over(bool waits) {
   int wrong = 0;
   const HandOver kernel{{matrix.data(), 8, panel_columns, panel_columns, 8}, waits, &wrong};
   for (uint32_t seed = 0; seed < seeds; ++seed) {
-    emulated::run(2, threads, shared_bytes, kernel, seed);
+    emulated::run({.clusters = 2, .threads = threads, .shared_bytes = shared_bytes}, kernel, seed);
   }
   return wrong;
 }
@@ -72,7 +72,7 @@ TEST(Emulator, AWaitThatNeverEndsIsTold) {
     wait_barrier(barrier, 0);
   };
   try {
-    emulated::run(1, threads, shared_bytes, kernel, 0);
+    emulated::run({.threads = threads, .shared_bytes = shared_bytes}, kernel, 0);
     FAIL() << "it ended";
   } catch (const std::runtime_error& error) {
     EXPECT_NE(std::string(error.what()).find("128 threads wait for a barrier in memory"),
@@ -91,7 +91,8 @@ TEST(Emulator, OneArrivalTooManyIsTold) {
       arrive(barrier);
     }
   };
-  EXPECT_THROW(emulated::run(1, threads, shared_bytes, kernel, 0), std::logic_error);
+  EXPECT_THROW(emulated::run({.threads = threads, .shared_bytes = shared_bytes}, kernel, 0),
+               std::logic_error);
 }
 
 }  // namespace

@@ -55,8 +55,10 @@ template <typename Product>
 void run_tiles(const Product& product, int clusters, uint32_t seed) {
   *product.tiles.taken = 0;
   emulated::run(
-      std::min(clusters, product.tiles.count()), tile_product::threads,
-      tile_product::shared_bytes<Product>, [&] { tile_product::tile_kernel(product); }, seed);
+      {.clusters = std::min(clusters, product.tiles.count()),
+       .threads = tile_product::threads,
+       .shared_bytes = tile_product::shared_bytes<Product>},
+      [&] { tile_product::tile_kernel(product); }, seed);
 }
 
 class Forward {

@@ -1,15 +1,19 @@
 // kernels/cuda/async_copy.h on the emulator.
 #pragma once
 
+#include <array>
+
 #include "kernels/cuda/mma.h"
 
-// A matrix in memory, of which boxes of `box_rows` rows of 64 columns are copied.
+// A matrix in memory, of which boxes of `box_rows` rows of 64 columns are copied, or of some such
+// side by side.
 struct CUtensorMap {
   const gsa::kernels::cuda::bfloat16* data = nullptr;
   int64_t rows = 0;
   int64_t columns = 0;
   int64_t stride = 0;
   int box_rows = 0;
+  int box_panels = 1;
 };
 
 namespace gsa::kernels::cuda {
@@ -67,9 +71,19 @@ inline void wait_barrier(uint32_t barrier, int phase) {
 inline int cluster_rank() {
   return emulated::current().block->rank;
 }
+inline int cluster_threads() {
+  return int(emulated::current().cluster->blocks.size()) * emulated::threads_of_block();
+}
 inline void sync_cluster() {
-  emulated::arrive_at(emulated::current().cluster->barrier,
-                      emulated::cluster_blocks * emulated::threads_of_block(), true, "its cluster");
+  emulated::arrive_at(emulated::current().cluster->barrier, cluster_threads(), true, "its cluster");
+}
+// Of kernels that do this once.
+inline void cluster_arrive_relaxed() {
+  emulated::arrive_at(emulated::current().cluster->barrier, cluster_threads(), false,
+                      "its cluster");
+}
+inline void cluster_wait() {
+  emulated::wait_for(emulated::current().cluster->barrier, 0, "its cluster");
 }
 inline uint32_t address_in_block(uint32_t address, int rank) {
   constexpr int rank_shift = 24;
@@ -84,6 +98,18 @@ inline int load_word(uint32_t address) {
   std::memcpy(&x, emulated::pointer_to(address), sizeof(x));
   return x;
 }
+inline void load_handed(uint32_t address, float (&x)[4]) {
+  std::memcpy(x, emulated::pointer_to(address), sizeof(x));
+}
+inline void hand_over(uint32_t target, const float (&x)[4], uint32_t barrier) {
+  unsigned char* there = emulated::pointer_to(target);
+  emulated::MemoryBarrier& told = emulated::barrier_at(barrier);
+  const std::array<float, 4> handed = {x[0], x[1], x[2], x[3]};
+  emulated::land_later([=, &told] {
+    std::memcpy(there, handed.data(), sizeof(handed));
+    told.land(sizeof(handed));
+  });
+}
 inline void hand_over_word(uint32_t target, int x, uint32_t barrier) {
   unsigned char* there = emulated::pointer_to(target);
   emulated::MemoryBarrier& told = emulated::barrier_at(barrier);
@@ -93,12 +119,13 @@ inline void hand_over_word(uint32_t target, int x, uint32_t barrier) {
   });
 }
 
+inline void prefetch_map(const CUtensorMap& /*map*/) {}
 inline void copy_panels(uint32_t target, const CUtensorMap& map, int column, int row,
                         uint32_t barrier) {
   unsigned char* block = emulated::pointer_to(target & ~0xffffffU);
   const uint32_t offset = target & 0xffffffU;
   emulated::MemoryBarrier& told = emulated::barrier_at(barrier);
-  emulated::land_later([=, &map, &told] {
+  emulated::land_later([=, &told] {
     for (int i = 0; i < map.box_rows; ++i) {
       for (int j = 0; j < panel_columns; ++j) {
         const bool exists = row + i < map.rows && column + j < map.columns;
@@ -110,9 +137,17 @@ inline void copy_panels(uint32_t target, const CUtensorMap& map, int column, int
     told.land(map.box_rows * panel_row_bytes);
   });
 }
+inline void copy_row_group(uint32_t target, const CUtensorMap& map, int row, int panel,
+                           uint32_t barrier) {
+  for (int i = 0; i < map.box_panels; ++i) {
+    copy_panels(target + uint32_t(i * map.box_rows * panel_row_bytes), map,
+                (panel + i) * panel_columns, row, barrier);
+  }
+}
 inline void copy_panels_to_both(uint32_t target, const CUtensorMap& map, int column, int row,
                                 uint32_t barrier) {
-  for (int rank = 0; rank < emulated::cluster_blocks; ++rank) {
+  constexpr int both = 2;
+  for (int rank = 0; rank < both; ++rank) {
     copy_panels(address_in_block(target, rank), map, column, row, address_in_block(barrier, rank));
   }
 }

@@ -45,6 +45,13 @@ inline float2 unpack_pair(uint32_t pair) {
   return {to_float({uint16_t(pair)}), to_float({uint16_t(pair >> 16)})};
 }
 
+inline void load_step(uint32_t (&a)[4], uint32_t panel, int row, int step, int lane) {
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t piece = panel + panel_offset(row + lane / 4 + i % 2 * 8, 2 * step + i / 2);
+    std::memcpy(&a[i], emulated::pointer_to(piece + uint32_t(lane % 4 * 4)), sizeof(uint32_t));
+  }
+}
+
 inline void to_operand(StripOperand& a, const float (*c)[4]) {
   for (int step = 0; step < panel_steps; ++step) {
     for (int i = 0; i < 4; ++i) {

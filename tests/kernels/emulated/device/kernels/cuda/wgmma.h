@@ -8,16 +8,29 @@ namespace gsa::kernels::cuda {
 inline constexpr int warpgroup_threads = 4 * warp_size;
 
 inline void publish_shared() {}
+inline int same_in_warp(int x) {
+  return x;
+}
 inline void begin_products() {}
 inline void commit_products() {}
 inline void hold(float (*)[4], int) {}
+// For the whole warp at once, as the hardware does it.
 template <int pending = 0>
-void wait_products() {}
+void wait_products() {
+  emulated::arrive_at(emulated::current().warp->barrier, warp_size, true, "its warp");
+}
 
-// As the hardware's: an address in units of 16 bytes, and the distance of the next panel.
-inline constexpr int next_panel_shift = 40;
-inline uint64_t panel_descriptor(uint32_t address, uint32_t next_panel = panel_bytes) {
-  return uint64_t{next_panel} << next_panel_shift | address / piece_bytes;
+// As the hardware's, in units of 16 bytes: an address, and the distances of the next panel and of
+// the next eight rows.
+inline constexpr int next_panel_shift = 32;
+inline constexpr int eight_rows_shift = 48;
+inline uint64_t panel_descriptor(uint32_t address, uint32_t next_panel = panel_bytes,
+                                 uint32_t eight_rows = 8 * panel_row_bytes) {
+  return uint64_t{eight_rows / piece_bytes} << eight_rows_shift |
+         uint64_t{next_panel / piece_bytes} << next_panel_shift | address / piece_bytes;
+}
+inline uint32_t descriptor_bytes(uint64_t descriptor, int shift, int bits) {
+  return uint32_t((descriptor >> shift & ((uint64_t{1} << bits) - 1)) * piece_bytes);
 }
 template <PanelRows rows>
 inline constexpr uint64_t step_distance =
@@ -26,12 +39,13 @@ inline constexpr uint64_t step_distance =
 // The element at a depth and a row or column of the operand of a descriptor.
 template <PanelRows rows>
 float element(uint64_t descriptor, int depth, int column) {
-  constexpr uint64_t address_mask = (uint64_t{1} << next_panel_shift) - 1;
-  const auto start = uint32_t((descriptor & address_mask) * piece_bytes);
-  const auto next_panel = uint32_t(descriptor >> next_panel_shift);
+  constexpr int bits = eight_rows_shift - next_panel_shift;
+  const uint32_t start = descriptor_bytes(descriptor, 0, next_panel_shift);
+  const auto next_panel = int(descriptor_bytes(descriptor, next_panel_shift, bits));
+  const auto eight_rows = int(descriptor_bytes(descriptor, eight_rows_shift, bits));
   const int offset = rows == PanelRows::columns
-                         ? column * panel_row_bytes + depth * 2
-                         : column / panel_columns * int(next_panel) + depth * panel_row_bytes +
+                         ? column / 8 * eight_rows + column % 8 * panel_row_bytes + depth * 2
+                         : column / panel_columns * next_panel + depth * panel_row_bytes +
                                column % panel_columns * 2;
   bfloat16 x;
   std::memcpy(&x, emulated::pointer_to(swizzled(start + uint32_t(offset))), sizeof(x));
@@ -53,6 +67,33 @@ void warpgroup_product(float (&c)[tiles][4], uint64_t a, uint64_t b, bool adds) 
       c[tile][i] = sum;
     }
   }
+}
+
+// With the left operand in the registers of the warp's lanes.
+template <PanelRows right, int tiles>
+void warpgroup_product(float (&c)[tiles][4], const uint32_t (&a)[4], uint64_t b, bool adds) {
+  constexpr int depth = 16;
+  emulated::Warp& warp = *emulated::current().warp;
+  const int lane = int(threadIdx.x) % warp_size;
+  std::copy_n(a, 4, warp.operands[size_t(lane)].begin());
+  wait_products();
+  const auto left = [&](int row, int k) {
+    const uint32_t pair =
+        warp.operands[size_t(row % 8 * 4 + k % 8 / 2)][size_t(row / 8 + k / 8 * 2)];
+    const float2 both = unpack_pair(pair);
+    return k % 2 == 0 ? both.x : both.y;
+  };
+  for (int tile = 0; tile < tiles; ++tile) {
+    for (int i = 0; i < 4; ++i) {
+      float sum = adds ? c[tile][i] : 0.0F;
+      for (int k = 0; k < depth; ++k) {
+        sum +=
+            left(lane / 4 + i / 2 * 8, k) * element<right>(b, k, tile * 8 + lane % 4 * 2 + i % 2);
+      }
+      c[tile][i] = sum;
+    }
+  }
+  wait_products();
 }
 
 }  // namespace gsa::kernels::cuda

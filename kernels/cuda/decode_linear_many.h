@@ -1,0 +1,497 @@
+// Products of a decode step for 9 to 64 sequences: y = x W^T, bound by reading the weights once.
+//
+// A *unit* is 32 rows of weights (with swiglu 16 gates and their 16 ups). Clusters of c blocks take
+// units in turn, each block of a cluster a part of the depth K, so that what is asked for at one
+// time lies together: a kilobyte of each row a block (K = 2048, c = 4), and beside it those of the
+// others of its cluster; other clusters read the rows above and below.
+//
+//   one thread      copies units ahead into a ring of 4 to 6 slots, 32 or 44 KB each; the last two
+//                   bring the input first
+//   a warpgroup     has the input in registers, 64 sequences by K / c; multiplies (wgmma m64n32k16,
+//                   right: a slot) and hands its sums over to the blocks that own the sequences
+//   1 or 2 warps    finish the block's 64 / c sequences of a unit: they add up the sums of all
+//                   blocks, in the order of ranks, and store
+//
+// More than eight warps would leave a thread 168 registers; K = 5632 takes 176 for the input.
+//
+// The ring begins to fill before the kernel in front has ended; only the input waits for that. All
+// barriers of the ring are the block's own. Blocks hear of each other at the start, and then by
+// stores that count bytes at their target's barrier, and by arrivals that say that sums are read:
+// there is no fence. Those arrivals are sent only where they are waited for, and what is sent to a
+// block it waits for: none leaves while it may still be written to. Sums are added in one order:
+// the same bits every run, whatever other sequences there are.
+//
+// A unit of 32 KB comes in about 1 us where all multiprocessors read at once, 1750 cycles. Tensor
+// cores take 512 for it (16 a product), shared memory 256 for the weights and 128 for 8 KB of sums
+// in and out; the L2 cache gives the input 32 times, 8 MB, 1.5 us.
+#pragma once
+
+#include "kernels/cuda/async_copy.h"
+#include "kernels/cuda/dependent_launch.h"
+#include "kernels/cuda/wgmma.h"
+
+namespace gsa::kernels::cuda::decode_many {
+
+inline constexpr int most_rows = 64;                         // sequences
+inline constexpr int unit_rows = 32;                         // of weights
+inline constexpr int tile_columns = 8;                       // of an accumulator tile
+inline constexpr int unit_tiles = unit_rows / tile_columns;  // and groups of rows in a slot
+inline constexpr int warps = warpgroup_threads / warp_size;  // that multiply
+inline constexpr int most_panels = 11;                       // of the depth in a block
+inline constexpr int most_slots = 8;
+inline constexpr int input_slots = most_rows / unit_rows;      // that the input takes
+inline constexpr int buffers = 3;                              // of a unit's sums
+inline constexpr int fragment_bytes = 4 * int(sizeof(float));  // what a lane hands over at once
+// What a block receives of a unit: its 64 / c sequences from each of the c blocks.
+inline constexpr int sums_bytes = most_rows * unit_rows * int(sizeof(float));
+
+// How the work is cut.
+struct Partition {
+  int cluster_bits;  // log2 of a cluster's blocks
+  int clusters;      // that the units go to in turn
+  int units;
+  int panels;  // of the depth
+  int slots;   // of the ring
+
+  __host__ __device__ int cluster() const { return 1 << cluster_bits; }
+  // The depth's panels before those of a block, and the most that a block has.
+  __host__ __device__ int first_panel(int rank) const { return panels * rank >> cluster_bits; }
+  __host__ __device__ int block_panels() const { return (panels + cluster() - 1) >> cluster_bits; }
+  __host__ __device__ int group_bytes() const {
+    return block_panels() * tile_columns * panel_row_bytes;
+  }
+  __host__ __device__ int slot_bytes() const { return unit_tiles * group_bytes(); }
+};
+
+// How a cluster shares the work of finishing: a block owns sequences, all of a warp's strip or half
+// of it. A lane's sums of them are `parts` fragments, with swiglu gates and then ups. A warp that
+// finishes has two: `f` and `f + finishers`.
+template <int cluster>
+struct Shares {
+  static constexpr int rows = most_rows / cluster;         // sequences of a block
+  static constexpr int strip_owners = strip_rows / rows;   // blocks that own a strip
+  static constexpr int parts = unit_tiles / strip_owners;  // fragments of a lane
+  static constexpr int lane_parts = 2;
+  static constexpr int finishers = parts / lane_parts;  // warps
+  static constexpr int threads = (warps + finishers + 1) * warp_size;
+  static_assert(strip_owners > 0 && parts % lane_parts == 0);
+};
+
+// Where things lie in a block's memory, in bytes from its begin, where the ring is.
+struct SharedLayout {
+  int sums;      // handed over: [buffers][cluster][parts][lanes] fragments
+  int barriers;  // of 8 bytes: BlockPlace
+  int bytes;
+
+  __host__ __device__ explicit SharedLayout(const Partition& partition) {
+    sums = partition.slots * partition.slot_bytes();
+    barriers = sums + buffers * sums_bytes;
+    bytes = barriers + (most_panels + 1 + 2 * most_slots + buffers * (1 + warps)) * 8;
+  }
+};
+
+struct ManyProduct {
+  CUtensorMap input;       // [B, K]: panels of 64 rows
+  CUtensorMap weights[2];  // [N, K] of outputs, or of gates and of ups: groups of 8 rows by all of
+                           // a block's panels
+  Rows<const bfloat16> residual;  // or absent
+  Rows<bfloat16> output;          // or absent:
+  Rows<float> float_output;       // in float32
+  int rows;                       // B
+  int outputs;                    // N, even
+  Partition partition;
+};
+
+// Which of `count` places is the next one, where they are used in turn; `phase` is that of their
+// barriers.
+class Turn {
+ public:
+  __device__ explicit Turn(int count) : count_(count) {}
+  __device__ int place() const { return place_; }
+  __device__ int phase() const { return phase_; }
+  __device__ void advance() {
+    if (++place_ == count_) {
+      place_ = 0;
+      phase_ ^= 1;
+    }
+  }
+
+ private:
+  int count_;
+  int place_ = 0;
+  int phase_ = 0;
+};
+
+// What a block has to do, and with what.
+struct BlockPlace {
+  const ManyProduct& product;
+  int rank;  // in its cluster
+  int cluster;
+  int begin;  // its panels of the depth
+  int panels;
+  uint32_t ring;
+  uint32_t sums;
+  uint32_t barriers;
+
+  __device__ explicit BlockPlace(const ManyProduct& whole)
+      : product(whole),
+        rank(cluster_rank()),
+        cluster(int(blockIdx.x) >> whole.partition.cluster_bits),
+        begin(whole.partition.first_panel(rank)),
+        panels(whole.partition.first_panel(rank + 1) - begin),
+        ring(shared_address(block_memory())) {
+    const SharedLayout layout(product.partition);
+    sums = ring + uint32_t(layout.sums);
+    barriers = ring + uint32_t(layout.barriers);
+  }
+
+  __device__ uint32_t slot(int i) const {
+    return ring + uint32_t(i * product.partition.slot_bytes());
+  }
+  __device__ uint32_t input_panel(int i) const {
+    return slot(product.partition.slots - input_slots) + uint32_t(i * panel_bytes);
+  }
+  // Where a lane's fragment of a part of the sums from a block lies.
+  template <int parts>
+  __device__ uint32_t fragment(int buffer, int sender, int part, int lane) const {
+    return sums + uint32_t(buffer * sums_bytes +
+                           ((sender * parts + part) * warp_size + lane) * fragment_bytes);
+  }
+
+  // Barriers: a panel of the input is there, and all of them are in registers; a slot is full, or
+  // empty; a unit's sums are there, and the owners of a warp's strip have read theirs.
+  __device__ uint32_t arrived(int panel) const { return barrier(panel); }
+  __device__ uint32_t loaded() const { return barrier(most_panels); }
+  __device__ uint32_t full(int slot) const { return barrier(most_panels + 1 + slot); }
+  __device__ uint32_t empty(int slot) const { return full(most_slots + slot); }
+  __device__ uint32_t received(int buffer) const { return full(2 * most_slots + buffer); }
+  __device__ uint32_t drained(int buffer, int warp) const {
+    return received(buffers + buffer * warps + warp);
+  }
+
+  // By one thread. `owners`: of a strip; each has `finishers` warps.
+  __device__ void init_barriers(int owners, int finishers) const {
+    for (int panel = 0; panel < most_panels; ++panel) {
+      init_barrier(arrived(panel), 1);
+    }
+    init_barrier(loaded(), warps);
+    for (int slot = 0; slot < most_slots; ++slot) {
+      init_barrier(full(slot), 1);
+      init_barrier(empty(slot), warps);
+    }
+    for (int buffer = 0; buffer < buffers; ++buffer) {
+      init_barrier(received(buffer), 1);
+      for (int warp = 0; warp < warps; ++warp) {
+        const int rows_left = product.rows - warp * strip_rows;
+        const int with_rows = (rows_left * owners + strip_rows - 1) / strip_rows;
+        init_barrier(drained(buffer, warp), max(1, min(with_rows, owners)) * finishers);
+      }
+    }
+    publish_barriers();
+  }
+
+ private:
+  __device__ uint32_t barrier(int index) const { return barriers + uint32_t(index * 8); }
+};
+
+__device__ inline void copy_input(const BlockPlace& place) {
+  wait_for_previous();
+  for (int panel = 0; panel < place.panels; ++panel) {
+    arrive_expecting(place.arrived(panel), panel_bytes);
+    copy_panels(place.input_panel(panel), place.product.input,
+                (place.begin + panel) * panel_columns, 0, place.arrived(panel));
+  }
+}
+
+// Begins copying the block's part of a unit, eight rows after the other.
+template <int groups>
+__device__ inline void copy_unit(const BlockPlace& place, int unit, int slot) {
+  const Partition& partition = place.product.partition;
+  arrive_expecting(place.full(slot), partition.slot_bytes());
+  constexpr int each = unit_tiles / groups;
+  for (int i = 0; i < unit_tiles; ++i) {
+    copy_row_group(place.slot(slot) + uint32_t(i * partition.group_bytes()),
+                   place.product.weights[i / each], (unit * each + i % each) * tile_columns,
+                   place.begin, place.full(slot));
+  }
+}
+
+// The thread that copies: units until the slots for them are full, the input, and when that has
+// left its slots the other units.
+template <int groups>
+__device__ inline void copy(const BlockPlace& place) {
+  const Partition& partition = place.product.partition;
+  prefetch_map(place.product.input);
+  Turn slot(partition.slots);
+  int ahead = partition.slots - input_slots;
+  for (int unit = place.cluster; unit < partition.units; unit += partition.clusters) {
+    if (ahead-- == 0) {
+      copy_input(place);
+      wait_barrier(place.loaded(), 0);
+    }
+    wait_barrier(place.empty(slot.place()), slot.phase() ^ 1);
+    copy_unit<groups>(place, unit, slot.place());
+    slot.advance();
+  }
+  if (ahead >= 0) {
+    copy_input(place);
+  }
+}
+
+// The input of a warp's strip, in registers; zeros where the block has fewer panels.
+template <int panels>
+__device__ __forceinline__ void load_input(StripOperand (&a)[panels], const BlockPlace& place,
+                                           int warp, int lane) {
+#pragma unroll
+  for (int panel = 0; panel < panels; ++panel) {
+    if (panel < place.panels) {
+      wait_barrier(place.arrived(panel), 0);
+#pragma unroll
+      for (int step = 0; step < panel_steps; ++step) {
+        load_step(a[panel][step], place.input_panel(panel), warp * strip_rows, step, lane);
+      }
+    } else {
+#pragma unroll
+      for (int step = 0; step < panel_steps; ++step) {
+        a[panel][step][0] = a[panel][step][1] = a[panel][step][2] = a[panel][step][3] = 0;
+      }
+    }
+  }
+  __syncwarp();
+  if (lane == 0) {
+    arrive(place.loaded());
+  }
+}
+
+// c = the block's part of a unit's product. Zeros are multiplied by the first panel.
+template <int panels>
+__device__ __forceinline__ void multiply_unit(float (&c)[unit_tiles][4],
+                                              const StripOperand (&a)[panels],
+                                              const BlockPlace& place, int slot) {
+  constexpr uint64_t panel_distance = tile_columns * panel_row_bytes / piece_bytes;
+  const Partition& partition = place.product.partition;
+  const int there = partition.block_panels();
+  const auto memory = uint32_t(same_in_warp(int(place.slot(slot))));
+  const uint64_t first = panel_descriptor(memory, panel_bytes, uint32_t(partition.group_bytes()));
+  begin_products();
+#pragma unroll
+  for (int panel = 0; panel < panels; ++panel) {
+    const uint64_t b = first + (panel < there ? uint64_t(panel) * panel_distance : 0);
+#pragma unroll
+    for (int step = 0; step < panel_steps; ++step) {
+      warpgroup_product<PanelRows::columns>(c, a[panel][step],
+                                            b + uint64_t(step) * step_distance<PanelRows::columns>,
+                                            panel + step > 0);
+    }
+  }
+  commit_products();
+  wait_products();
+  hold(c, unit_tiles);
+}
+
+// Hands a warp's sums over to the blocks that own its sequences.
+template <int cluster>
+__device__ __forceinline__ void send(const float (&c)[unit_tiles][4], const BlockPlace& place,
+                                     int buffer, int warp, int lane) {
+  using Share = Shares<cluster>;
+#pragma unroll
+  for (int i = 0; i < Share::strip_owners; ++i) {
+    const int owner = warp * Share::strip_owners + i;
+    if (owner * Share::rows < place.product.rows) {
+      const uint32_t barrier = address_in_block(place.received(buffer), owner);
+      const uint32_t target =
+          address_in_block(place.fragment<Share::parts>(buffer, place.rank, 0, lane), owner);
+#pragma unroll
+      for (int part = 0; part < Share::parts; ++part) {
+        const uint32_t there = target + uint32_t(part * warp_size * fragment_bytes);
+        if constexpr (Share::strip_owners == 1) {
+          hand_over(there, c[part], barrier);
+        } else {
+          const float* low = c[2 * part] + 2 * i;
+          const float* high = c[2 * part + 1] + 2 * i;
+          hand_over(there, {low[0], low[1], high[0], high[1]}, barrier);
+        }
+      }
+    }
+  }
+}
+
+// The warpgroup that multiplies.
+template <int cluster, int panels>
+__device__ __forceinline__ void multiply(const BlockPlace& place) {
+  const Partition& partition = place.product.partition;
+  const int lane = int(threadIdx.x) % warp_size;
+  const int warp = int(threadIdx.x) / warp_size;
+  const bool has_rows = warp * strip_rows < place.product.rows;
+  StripOperand a[panels];
+  load_input(a, place, warp, lane);
+  Turn slot(partition.slots);
+  Turn buffer(buffers);
+  for (int unit = place.cluster; unit < partition.units; unit += partition.clusters) {
+    float c[unit_tiles][4];
+    wait_barrier(place.full(slot.place()), slot.phase());
+    multiply_unit(c, a, place, slot.place());
+    if (lane == 0) {
+      arrive(place.empty(slot.place()));
+    }
+    slot.advance();
+    if (has_rows) {
+      wait_barrier(place.drained(buffer.place(), warp), buffer.phase() ^ 1);
+      send<cluster>(c, place, buffer.place(), warp, lane);
+    }
+    buffer.advance();
+  }
+}
+
+// A lane of a warp that finishes: two parts of a unit's sums of four elements, which are two pairs
+// of columns. With swiglu the first part has gates, the second one their ups.
+template <int groups, int cluster>
+class Finisher {
+ public:
+  using Share = Shares<cluster>;
+  static constexpr int pairs = 2;
+  static constexpr int output_parts = Share::lane_parts / groups;
+  using Sums = float[Share::lane_parts][4];
+  using Residual = uint32_t[output_parts][pairs];
+
+  __device__ explicit Finisher(const BlockPlace& place)
+      : place_(place),
+        product_(place.product),
+        warp_(int(threadIdx.x) / warp_size - warps),
+        lane_(int(threadIdx.x) % warp_size) {}
+
+  __device__ void run() const {
+    const Partition& partition = product_.partition;
+    Turn buffer(buffers);
+    for (int unit = place_.cluster; unit < partition.units; unit += partition.clusters) {
+      Residual residual;
+      load_residual(residual, unit);
+      if (warp_ == 0 && lane_ == 0) {
+        arrive_expecting(place_.received(buffer.place()), sums_bytes);
+      }
+      wait_barrier(place_.received(buffer.place()), buffer.phase());
+      Sums sums;
+      add_up(sums, buffer.place());
+      // Nobody waits for it after the last ones, and may be gone.
+      if (unit + buffers * partition.clusters < partition.units) {
+        tell_drained(buffer.place());
+      }
+      finish(sums, residual, unit);
+      buffer.advance();
+    }
+  }
+
+ private:
+  __device__ int part(int i) const { return warp_ + i * Share::finishers; }
+  __device__ int row(int pair) const {
+    return place_.rank * Share::rows + lane_ / 4 + (Share::strip_owners == 1 ? pair * 8 : 0);
+  }
+  __device__ int column(int unit, int i, int pair) const {
+    const int tile = Share::strip_owners == 1 ? part(i) : 2 * part(i) + pair;
+    return (unit * unit_tiles / groups + tile) * tile_columns + lane_ % 4 * 2;
+  }
+  __device__ bool exists(int unit, int i, int pair) const {
+    return row(pair) < product_.rows && column(unit, i, pair) < product_.outputs;
+  }
+
+  __device__ void load_residual(Residual& residual, int unit) const {
+#pragma unroll
+    for (int i = 0; i < output_parts; ++i) {
+#pragma unroll
+      for (int pair = 0; pair < pairs; ++pair) {
+        residual[i][pair] = product_.residual && exists(unit, i, pair)
+                                ? *reinterpret_cast<const uint32_t*>(
+                                      product_.residual.at(row(pair), column(unit, i, pair)))
+                                : 0;
+      }
+    }
+  }
+
+  // In the order of ranks.
+  __device__ void add_up(Sums& sums, int buffer) const {
+#pragma unroll
+    for (int i = 0; i < Share::lane_parts; ++i) {
+      load_handed(place_.fragment<Share::parts>(buffer, 0, part(i), lane_), sums[i]);
+#pragma unroll
+      for (int sender = 1; sender < cluster; ++sender) {
+        float x[4];
+        load_handed(place_.fragment<Share::parts>(buffer, sender, part(i), lane_), x);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          sums[i][j] += x[j];
+        }
+      }
+    }
+  }
+
+  // Tells all blocks that their sums are read.
+  __device__ void tell_drained(int buffer) const {
+    __syncwarp();
+    if (lane_ < cluster) {
+      arrive_in_block(place_.drained(buffer, place_.rank / Share::strip_owners), lane_);
+    }
+  }
+
+  // What follows the sums, and where they go.
+  __device__ void finish(Sums& sums, const Residual& residual, int unit) const {
+#pragma unroll
+    for (int i = 0; i < output_parts; ++i) {
+#pragma unroll
+      for (int pair = 0; pair < pairs; ++pair) {
+        float* y = sums[i] + 2 * pair;
+        if constexpr (groups == 2) {
+          const float* up = sums[1] + 2 * pair;
+          y[0] = y[0] * sigmoid(y[0]) * up[0];
+          y[1] = y[1] * sigmoid(y[1]) * up[1];
+        }
+        const float2 more = unpack_pair(residual[i][pair]);
+        if (exists(unit, i, pair)) {
+          store_pair(y[0] + more.x, y[1] + more.y, row(pair), column(unit, i, pair));
+        }
+      }
+    }
+  }
+  __device__ void store_pair(float low, float high, int row, int column) const {
+    if (product_.output) {
+      *reinterpret_cast<uint32_t*>(product_.output.at(row, column)) = pack_pair(low, high);
+    } else {
+      *reinterpret_cast<float2*>(product_.float_output.at(row, column)) = {low, high};
+    }
+  }
+
+  const BlockPlace& place_;
+  const ManyProduct& product_;
+  int warp_;
+  int lane_;
+};
+
+// `panels`: at least those of a block.
+template <int groups, int cluster, int panels>
+__global__ void __launch_bounds__(Shares<cluster>::threads, 1)
+    many_kernel(const __grid_constant__ ManyProduct product) {
+  using Share = Shares<cluster>;
+  static_assert(panels <= most_panels);
+  let_next_start();
+  const BlockPlace place(product);
+  const int warp = int(threadIdx.x) / warp_size;
+  const bool copies = threadIdx.x == Share::threads - warp_size;
+  if (copies) {
+    place.init_barriers(Share::strip_owners, Share::finishers);
+  }
+  sync_threads(0, Share::threads);
+  cluster_arrive_relaxed();
+  if (copies) {
+    copy<groups>(place);
+  }
+  __syncwarp();
+  // All blocks of the cluster have their barriers.
+  cluster_wait();
+  if (warp < warps) {
+    multiply<cluster, panels>(place);
+  } else if (warp < warps + Share::finishers && place.rank * Share::rows < product.rows) {
+    wait_for_previous();
+    Finisher<groups, cluster>(place).run();
+  }
+}
+
+}  // namespace gsa::kernels::cuda::decode_many
