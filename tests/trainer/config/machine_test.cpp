@@ -65,11 +65,11 @@ TEST(MachineFile, NamesWhatIsWrongAndWhere) {
   EXPECT_EQ(message_of(changed("gpu_gib: 80", "gpu_gib: much")),
             "m.yaml:3: memory.gpu_gib must be a number above 0");
   EXPECT_EQ(message_of(changed("other_ms: 0.25", "other_ms: -1")),
-            "m.yaml:14: rates.other_ms must be a number of at least 0");
+            "m.yaml:13: rates.other_ms must be a number of at least 0");
   EXPECT_EQ(message_of(changed("{4: 240}", "240")),
-            "m.yaml:18: node.all_gather_gb_s must be a map such as {2: 300, 8: 350}");
+            "m.yaml:17: node.all_gather_gb_s must be a map such as {2: 300, 8: 350}");
   EXPECT_EQ(message_of(changed("gpus: 4", "gpus: 0")),
-            "m.yaml:16: node.gpus must be a number of GPUs");
+            "m.yaml:15: node.gpus must be a number of GPUs");
   EXPECT_EQ(message_of("name: x\n"), "m.yaml:1: a machine must have a key memory");
   EXPECT_EQ(message_of("[1, 2]"), "m.yaml:1: a machine must be a map");
   EXPECT_THROW(load_machine("nowhere/m.yaml"), ConfigError);
