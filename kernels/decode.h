@@ -8,8 +8,8 @@
 // embedding), and goes through each layer's states once.
 //
 // Rows are sequences. A row's result has the same bits whatever other rows there are (on CUDA among
-// up to eight, and in bfloat16 among nine to 64), so that a text does not depend on the batch that
-// it is written in.
+// up to eight, and in bfloat16 among nine to 64 where K is up to 5632), so that a text does not
+// depend on the batch that it is written in.
 #pragma once
 
 #include <variant>

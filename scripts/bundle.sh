@@ -30,4 +30,5 @@ here=$(dirname "$(readlink -f "$0")")
 LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec "$here/gsa.bin" "$@"
 RUN
 chmod +x "$folder/gsa"
+git -C "$(dirname "$0")" describe --always --dirty >"$folder/commit" 2>/dev/null || rm -f "$folder/commit"
 du -sh "$folder"

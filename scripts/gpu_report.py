@@ -2,9 +2,16 @@
 """Makes one table of what scripts/gpu_test.sh measured: Markdown on stdout, results.json beside it."""
 import datetime
 import json
+import os
 import pathlib
 import subprocess
 import sys
+
+
+def commit():
+    """That of the bundle which is tested, or of this working tree."""
+    kept = pathlib.Path(os.environ.get("GSA_BUNDLE", "."), "commit")
+    return kept.read_text().strip() if kept.is_file() else output_of("git", "rev-parse", "--short", "HEAD")
 
 
 def output_of(*command):
@@ -39,7 +46,7 @@ def main():
     result = {
         "date": datetime.date.today().isoformat(),
         "gpus": gpus,
-        "commit": output_of("git", "rev-parse", "--short", "HEAD"),
+        "commit": commit(),
         "checks": checks(folder),
         "op": load(folder, "op-"),
         "step": load(folder, "step-"),
