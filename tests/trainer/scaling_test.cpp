@@ -134,12 +134,12 @@ TEST_F(H200, StepsAndMemoryAreWithinFivePercentOfMeasured) {
 }
 
 TEST_F(H200, WhatTheConstantsWereNotMadeFromIsWithinFivePercentToo) {
-  // tests/bench/RESULTS.md, 2026-11-24: eight micro-batches a step, and the 2.7B model.
-  constexpr double eight_ms = 1863;
+  // tests/bench/RESULTS.md, 2026-11-28: eight micro-batches a step, and the 2.7B model.
+  constexpr double eight_ms = 1805;
   const ScalingRow eight = predict(config("gsa-1.3b", {"train.batch_tokens=131072"}), 1);
   EXPECT_EQ(eight.batch.accumulation, 8);
   EXPECT_NEAR(eight.step.total() * 1e3 / eight_ms, 1, within);
-  constexpr double tokens_per_second = 34300;
+  constexpr double tokens_per_second = 35370;
   const ScalingRow larger = predict(config("gsa-2.7b", {"train.batch_tokens=0"}), 1);
   EXPECT_NEAR(larger.tokens_per_second / tokens_per_second, 1, within);
 }
