@@ -114,13 +114,14 @@ class GpuTest(unittest.TestCase):
         return {check["name"]: check["result"] for check in self.results()["checks"]}.get(name)
 
     def test_benchmarks_reach_the_report(self):
+        (self.folder / "bundle/commit").write_text("0123abc\n")
         result = self.run_script("--only", "kernels,start,op,step,generate,checkpoint,comm")
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
         for group in ("op", "step", "generate", "comm"):
             self.assertTrue(self.results()[group], group)
         self.assertEqual(self.results()["start"], {"cold": {"seconds": 12.5}, "warm": {"seconds": 12.5}})
         report = (self.root / ".work/gpu_test/out/report.md").read_text()
-        for words in ("| kernel tests | passed |", "| cold | 12.5 |", "2 x Pretended GPU"):
+        for words in ("| kernel tests | passed |", "| cold | 12.5 |", "2 x Pretended GPU", "commit 0123abc"):
             self.assertIn(words, report)
         if "bench checkpoint wants" not in result.stdout:  # a disk too small for it
             self.assertIn("| 0.125 |", report)
@@ -132,24 +133,31 @@ class GpuTest(unittest.TestCase):
         self.assertEqual(self.result_of("bench op b8-t2048-h5-512"), "FAILED")
         self.assertEqual(self.result_of("bench comm x2"), "passed")
 
-    def test_sanitizers_go_suite_by_suite_and_say_what_is_unfinished(self):
-        result = self.run_script("--only", "sanitize", SANITIZE_SECONDS="1", SLOW="GsaOp.")
+    def test_sanitizers_go_test_by_test_and_say_what_is_unfinished(self):
+        result = self.run_script("--only", "sanitize", SANITIZE_SECONDS="1", SLOW="GsaOp.First")
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
-        self.assertEqual(self.result_of("racecheck GsaOp."), "unfinished")
-        self.assertEqual(self.result_of("memcheck Forms/GsaForms."), "passed")
-        self.assertIsNone(self.result_of("memcheck Bandwidth."))
+        self.assertEqual(self.result_of("racecheck GsaOp.First"), "unfinished")
+        self.assertEqual(self.result_of("memcheck Forms/GsaForms.A/0"), "passed")
+        self.assertIsNone(self.result_of("memcheck Bandwidth.Copy"))
+
+    def test_sanitizers_run_the_tests_and_the_tools_that_are_named(self):
+        result = self.run_script("--only", "sanitize", SANITIZE_TESTS="Forms", SANITIZE_TOOLS="racecheck")
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+        self.assertEqual(self.result_of("racecheck Forms/GsaForms.A/0"), "passed")
+        self.assertIsNone(self.result_of("memcheck Forms/GsaForms.A/0"))
+        self.assertIsNone(self.result_of("racecheck GsaOp.First"))
 
     def test_what_a_sanitizer_found_before_its_time_was_over_counts(self):
-        result = self.run_script("--only", "sanitize", SANITIZE_SECONDS="1", SLOW="GsaOp.",
+        result = self.run_script("--only", "sanitize", SANITIZE_SECONDS="1", SLOW="GsaOp.First",
                                  FOUND="========= Invalid __global__ read of size 4 bytes")
         self.assertEqual(result.returncode, 1)
-        self.assertEqual(self.result_of("racecheck GsaOp."), "FAILED")
+        self.assertEqual(self.result_of("racecheck GsaOp.First"), "FAILED")
 
     def test_races_within_cublas_are_not_ours(self):
-        result = self.run_script("--only", "sanitize", SANITIZE_SECONDS="1", SLOW="GsaOp.",
+        result = self.run_script("--only", "sanitize", SANITIZE_SECONDS="1", SLOW="GsaOp.First",
                                  FOUND="========= Error: Race reported between Read access at nvjet_sm90+0xb00")
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
-        self.assertEqual(self.result_of("racecheck GsaOp."), "unfinished")
+        self.assertEqual(self.result_of("racecheck GsaOp.First"), "unfinished")
 
     def test_one_part_of_the_kernel_tests_that_fails_fails_them(self):
         result = self.run_script("--only", "kernels", BAD_PART="0")
