@@ -42,8 +42,9 @@ class Generator {
   std::span<const float> step(std::span<const int32_t> tokens);
 
   // Reads prompts and begins to draw: `next` gives the first token after each, then each one that
-  // follows. The same seed gives the same text; steps do so in whatever batch a sequence is (a
-  // prompt's products may round differently beside others).
+  // follows. The same seed gives the same text; steps do so in whatever batch a sequence is, on
+  // CUDA in batches of one kind (kernels/decode.h). A prompt's products may round differently
+  // beside others.
   void start(const std::vector<std::vector<int32_t>>& prompts);
   std::span<const int32_t> next();
 
