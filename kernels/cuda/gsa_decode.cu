@@ -11,7 +11,7 @@
 
 #include "kernels/backends.h"
 #include "kernels/cuda/dependent_launch.h"
-#include "kernels/cuda/gsa_decode_block.h"
+#include "kernels/cuda/gsa_decode_host.h"
 
 namespace gsa::kernels::cuda {
 namespace {

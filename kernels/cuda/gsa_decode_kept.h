@@ -1,5 +1,5 @@
-// What a block of gsa_decode_kept.cu has: where it lies in the step and in its shared memory, and
-// how states and tokens come there.
+// What a block of gsa_decode_kept_step.h has: where it lies in the step and in its shared memory,
+// and how states and tokens come there.
 #pragma once
 
 #include <algorithm>

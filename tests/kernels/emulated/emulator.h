@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -75,6 +76,8 @@ struct Thread {
   Block* block = nullptr;
   Cluster* cluster = nullptr;
   Warp* warp = nullptr;
+  // Of its own copies, how many each group has under way; the last group is not committed.
+  mutable std::vector<std::shared_ptr<int>> copy_groups = {std::make_shared<int>(0)};
 };
 const Thread& current();
 unsigned blocks_of_grid();

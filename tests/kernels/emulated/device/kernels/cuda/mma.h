@@ -29,6 +29,33 @@ inline uint32_t panel_offset(int row, int piece) {
   return uint32_t(row * panel_row_bytes + ((piece ^ (row & 7)) * piece_bytes));
 }
 
+// Each thread's own copies, in groups; they land out of turn.
+inline void copy_piece(uint32_t target, const void* source, bool valid) {
+  const std::shared_ptr<int> under_way = emulated::current().copy_groups.back();
+  unsigned char* there = emulated::pointer_to(target);
+  ++*under_way;
+  emulated::land_later([=] {
+    if (valid) {
+      std::memcpy(there, source, piece_bytes);
+    } else {
+      std::memset(there, 0, piece_bytes);
+    }
+    --*under_way;
+  });
+}
+inline void commit_copies() {
+  emulated::current().copy_groups.push_back(std::make_shared<int>(0));
+}
+template <int pending>
+void wait_copies() {
+  const auto& groups = emulated::current().copy_groups;
+  const auto count = groups.size() - 1;
+  emulated::wait_until("its copies", [&] {
+    return std::all_of(groups.begin(), groups.begin() + ptrdiff_t(count - pending),
+                       [](const std::shared_ptr<int>& group) { return *group == 0; });
+  });
+}
+
 inline void store_piece(bfloat16* target, const uint4& piece) {
   *reinterpret_cast<uint4*>(target) = piece;
 }
@@ -42,7 +69,7 @@ inline uint32_t pack_pair(float low, float high) {
   return uint32_t{to_bfloat16(high).bits} << 16 | to_bfloat16(low).bits;
 }
 inline float2 unpack_pair(uint32_t pair) {
-  return {to_float({uint16_t(pair)}), to_float({uint16_t(pair >> 16)})};
+  return {to_float(bfloat16{uint16_t(pair)}), to_float(bfloat16{uint16_t(pair >> 16)})};
 }
 
 inline void load_step(uint32_t (&a)[4], uint32_t panel, int row, int step, int lane) {

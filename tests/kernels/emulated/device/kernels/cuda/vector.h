@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "tests/kernels/emulated/emulator.h"
 
@@ -23,9 +24,20 @@
 struct float2 {
   float x, y;
 };
+struct float4 {
+  float x, y, z, w;
+};
 struct uint4 {
   uint32_t x, y, z, w;
 };
+
+inline void __syncthreads() {
+  gsa::emulated::arrive_at(gsa::emulated::current().block->numbered[0],
+                           gsa::emulated::threads_of_block(), true, "its block");
+}
+inline void __stcs(float4* target, const float4& x) {
+  *target = x;
+}
 
 // Threads run one at a time.
 inline int atomicAdd(int* to, int x) {
@@ -42,6 +54,9 @@ using std::min;
 struct bfloat16 {
   uint16_t bits = 0;
 };
+inline float to_float(float x) {
+  return x;
+}
 inline float to_float(bfloat16 x) {
   return std::bit_cast<float>(uint32_t{x.bits} << 16);
 }
@@ -50,6 +65,15 @@ inline bfloat16 to_bfloat16(float x) {
   const auto bits = std::bit_cast<uint32_t>(x);
   constexpr uint32_t half = 0x7fff;
   return {uint16_t((bits + half + (bits >> 16 & 1)) >> 16)};
+}
+
+template <typename T>
+T from_float(float x) {
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else {
+    return to_bfloat16(x);
+  }
 }
 
 template <typename T>
