@@ -68,22 +68,21 @@ inline constexpr uint64_t step_distance = (rows == PanelRows::columns ? 16 * siz
                                           16;
 
 // Accumulators of so many tiles, in the text of an instruction and as its operands.
-#define GSA_REGISTERS_2 "%0, %1, %2, %3, %4, %5, %6, %7"
-#define GSA_REGISTERS_4 GSA_REGISTERS_2 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define GSA_REGISTERS_6 GSA_REGISTERS_4 ", %16, %17, %18, %19, %20, %21, %22, %23"
-#define GSA_REGISTERS_8 GSA_REGISTERS_6 ", %24, %25, %26, %27, %28, %29, %30, %31"
-#define GSA_REGISTERS_10 GSA_REGISTERS_8 ", %32, %33, %34, %35, %36, %37, %38, %39"
-#define GSA_REGISTERS_12 GSA_REGISTERS_10 ", %40, %41, %42, %43, %44, %45, %46, %47"
-#define GSA_REGISTERS_14 GSA_REGISTERS_12 ", %48, %49, %50, %51, %52, %53, %54, %55"
-#define GSA_REGISTERS_16 GSA_REGISTERS_14 ", %56, %57, %58, %59, %60, %61, %62, %63"
-#define GSA_REGISTERS_18 GSA_REGISTERS_16 ", %64, %65, %66, %67, %68, %69, %70, %71"
-#define GSA_REGISTERS_20 GSA_REGISTERS_18 ", %72, %73, %74, %75, %76, %77, %78, %79"
-#define GSA_REGISTERS_22 GSA_REGISTERS_20 ", %80, %81, %82, %83, %84, %85, %86, %87"
-#define GSA_REGISTERS_24 GSA_REGISTERS_22 ", %88, %89, %90, %91, %92, %93, %94, %95"
-#define GSA_REGISTERS_26 GSA_REGISTERS_24 ", %96, %97, %98, %99, %100, %101, %102, %103"
-#define GSA_REGISTERS_28 GSA_REGISTERS_26 ", %104, %105, %106, %107, %108, %109, %110, %111"
-#define GSA_REGISTERS_30 GSA_REGISTERS_28 ", %112, %113, %114, %115, %116, %117, %118, %119"
-#define GSA_REGISTERS_32 GSA_REGISTERS_30 ", %120, %121, %122, %123, %124, %125, %126, %127"
+#define GSA_REGISTERS_4 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define GSA_REGISTERS_8 \
+  GSA_REGISTERS_4       \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define GSA_REGISTERS_16                                                             \
+  GSA_REGISTERS_8                                                                    \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
+  ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define GSA_REGISTERS_32                                                                         \
+  GSA_REGISTERS_16                                                                               \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"             \
+  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"             \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
+  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, " \
+  "%127"
 #define GSA_TILE(c, i) "+f"(c[i][0]), "+f"(c[i][1]), "+f"(c[i][2]), "+f"(c[i][3])
 #define GSA_TILES_4(c) GSA_TILE(c, 0), GSA_TILE(c, 1), GSA_TILE(c, 2), GSA_TILE(c, 3)
 #define GSA_TILES_8(c) GSA_TILES_4(c), GSA_TILES_4((c + 4))
