@@ -403,10 +403,11 @@ void GsaDecode::check() const {
   require_dtype(output, projected.dtype(), "output");
   require(gate_normalizer > 0, "the gate's normalizer must be positive");
   if (kept) {
-    require_present(kept.rows, 3, "kept.rows");
-    require_optional(kept.rows, projected.dtype(),
-                     {sequences, kept.period() - 1, heads * (key_dim() + value_dim() + slots())},
-                     "kept.rows");
+    require_present(kept.rows, 4, "kept.rows");
+    require_optional(
+        kept.rows, projected.dtype(),
+        KeptTokens::shape(sequences, heads, kept.period(), key_dim(), value_dim(), slots()),
+        "kept.rows");
     require(kept.period() > 1, "there must be a token to keep");
     require_present(kept.step, 1, "kept.step");
     require_optional(kept.step, DType::int32, {1}, "kept.step");

@@ -62,12 +62,19 @@ inline constexpr int64_t decode_few_sequences = 8;
 //
 // Layers with different offsets write in different steps.
 struct KeptTokens {
-  Tensor rows;  // [B, period - 1, H*K + H*V + H*M]: k, v, gate columns of `projected`; or absent
+  Tensor rows;  // of `shape`: a head's k, v and gate columns of `projected` side by side; or absent
   ConstTensor step;    // [1] int32, on the device: n; count_step has it go on between steps
   int64_t offset = 0;  // 0 or more
 
   explicit operator bool() const { return bool(rows); }
-  int64_t period() const { return rows.dim(1) + 1; }
+  int64_t period() const { return rows.dim(2) + 1; }
+  // [B, H, period - 1, K + V + M], the last rounded up so that each row begins at 16 bytes.
+  static Shape shape(int64_t sequences, int64_t heads, int64_t period, int64_t key_dim,
+                     int64_t value_dim, int64_t slots) {
+    constexpr int64_t together = 8;
+    const int64_t columns = key_dim + value_dim + slots;
+    return {sequences, heads, period - 1, (columns + together - 1) / together * together};
+  }
 };
 
 // One token of gated slot attention (kernels/gsa.h) a sequence, from the projections:

@@ -48,7 +48,7 @@ class KeptStep {
         slots_(args.slots()),
         heads_(args.heads),
         query_heads_(args.query_heads),
-        row_(args.kept.rows.dim(2)),
+        row_(args.kept.rows.dim(3)),
         most_(args.kept.period() - 1),
         gate_factor_(T(1 / args.gate_normalizer)),
         scale_(T(args.scale)),
@@ -86,29 +86,38 @@ class KeptStep {
 
  private:
   int64_t count() const { return kept_ + 1; }
-  // Token i's columns from k on; the last one is this step's.
-  const T* token(int64_t sequence, int64_t i) const {
-    return i < kept_ ? rows_ + (sequence * most_ + i) * row_
-                     : projected_[sequence] + query_heads_ * key_dim_;
+  // A head's columns of a token.
+  struct Columns {
+    const T* k;
+    const T* v;
+    const T* gate;
+  };
+  T* kept_row(int64_t sequence, int64_t head, int64_t i) const {
+    return rows_ + ((sequence * heads_ + head) * most_ + i) * row_;
   }
-  int64_t k_column(int64_t head) const { return head * key_dim_; }
-  int64_t v_column(int64_t head) const { return heads_ * key_dim_ + head * value_dim_; }
-  int64_t gate_column(int64_t head) const {
-    return heads_ * (key_dim_ + value_dim_) + head * slots_;
+  // Of token i; the last one is this step's.
+  Columns token(int64_t sequence, int64_t head, int64_t i) const {
+    if (i < kept_) {
+      const T* row = kept_row(sequence, head, i);
+      return {row, row + key_dim_, row + key_dim_ + value_dim_};
+    }
+    const T* k = projected_[sequence] + query_heads_ * key_dim_;
+    const T* v = k + heads_ * key_dim_;
+    const T* gate = v + heads_ * value_dim_;
+    return {k + head * key_dim_, v + head * value_dim_, gate + head * slots_};
   }
 
   // From the last token to the first, b_j - b_i growing in `decay`.
   void load_tokens(int64_t sequence, int64_t head, const Tokens<T>& tokens) const {
     std::fill_n(tokens.decay, slots_, T(0));
     for (int64_t i = kept_; i >= 0; --i) {
-      const T* from = token(sequence, i);
-      swish(key_dim_, from + k_column(head), tokens.k + i * key_dim_);
-      swish(value_dim_, from + v_column(head), tokens.v + i * value_dim_);
-      const T* gate = from + gate_column(head);
+      const Columns from = token(sequence, head, i);
+      swish(key_dim_, from.k, tokens.k + i * key_dim_);
+      swish(value_dim_, from.v, tokens.v + i * value_dim_);
       T* weight = tokens.weight + i * slots_;
 #pragma omp simd
       for (int64_t m = 0; m < slots_; ++m) {
-        const T log_alpha = gate_factor_ * log_sigmoid(gate[m]);
+        const T log_alpha = gate_factor_ * log_sigmoid(from.gate[m]);
         weight[m] = fast_exp(tokens.decay[m]) * one_minus_exp(log_alpha);
         tokens.decay[m] += log_alpha;
       }
@@ -172,11 +181,11 @@ class KeptStep {
   }
 
   void keep(int64_t sequence, int64_t head) const {
-    const T* from = token(sequence, kept_);
-    T* to = rows_ + (sequence * most_ + kept_) * row_;
-    std::copy_n(from + k_column(head), key_dim_, to + k_column(head));
-    std::copy_n(from + v_column(head), value_dim_, to + v_column(head));
-    std::copy_n(from + gate_column(head), slots_, to + gate_column(head));
+    const Columns from = token(sequence, head, kept_);
+    T* to = kept_row(sequence, head, kept_);
+    to = std::copy_n(from.k, key_dim_, to);
+    to = std::copy_n(from.v, value_dim_, to);
+    std::copy_n(from.gate, slots_, to);
   }
 
   int64_t key_dim_;

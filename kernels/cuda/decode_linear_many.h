@@ -28,6 +28,7 @@
 
 #include "kernels/cuda/async_copy.h"
 #include "kernels/cuda/dependent_launch.h"
+#include "kernels/cuda/ring.h"
 #include "kernels/cuda/wgmma.h"
 
 namespace gsa::kernels::cuda::decode_many {
@@ -100,26 +101,6 @@ struct ManyProduct {
   int rows;                       // B
   int outputs;                    // N, even
   Partition partition;
-};
-
-// Which of `count` places is the next one, where they are used in turn; `phase` is that of their
-// barriers.
-class Turn {
- public:
-  __device__ explicit Turn(int count) : count_(count) {}
-  __device__ int place() const { return place_; }
-  __device__ int phase() const { return phase_; }
-  __device__ void advance() {
-    if (++place_ == count_) {
-      place_ = 0;
-      phase_ ^= 1;
-    }
-  }
-
- private:
-  int count_;
-  int place_ = 0;
-  int phase_ = 0;
 };
 
 // What a block has to do, and with what.

@@ -9,26 +9,34 @@ namespace {
 
 using namespace gsa_decode_block;
 
+constexpr int block_memory_bytes = 113 << 10;  // where a multiprocessor has two
+constexpr int most_memory_bytes = 227 << 10;
+constexpr int least_chunks = 3;
+
+Layout layout_of(const GsaDecode& args, int token_bytes) {
+  const auto within = [&](int memory) {
+    return Layout(memory, token_bytes, int(args.kept.period()), int(args.key_dim()),
+                  int(args.slots()));
+  };
+  const Layout half = within(block_memory_bytes);
+  return half.chunks >= least_chunks ? half : within(most_memory_bytes);
+}
+
 template <typename T>
 void run(Stream& stream, const GsaDecode& args) {
-  const DecodeArgs<T> decode = decode_args<T>(args);
-  const int keys = decode.key_dim / decode.cluster;
-  const int values = decode.value_dim / decode.cluster;
+  const int row = int(args.kept.rows.dim(3));
   const int period = int(args.kept.period());
-  const KeptArgs<T> kept{.decode = decode,
-                         .keys = keys,
-                         .values = values,
-                         .row = int(args.kept.rows.dim(2)),
+  const KeptArgs<T> kept{.decode = decode_args<T>(args),
+                         .row = row,
                          .rows = elements_of<T>(args.kept.rows),
                          .step = elements_of<int32_t>(args.kept.step),
                          .offset = int(args.kept.offset % period),
                          .period = period,
-                         .layout = Layout(decode.cluster, period, keys, values, decode.slots)};
+                         .layout = layout_of(args, row * int(sizeof(T)))};
   launch_dependent(kept_kernel<T>,
-                   {.blocks = blocks_of(args, decode),
-                    .threads = threads,
-                    .cluster = unsigned(decode.cluster),
-                    .shared_bytes = size_t(kept.layout.end) * sizeof(float)},
+                   {.blocks = unsigned(args.projected.dim(0) * args.query_heads),
+                    .threads = block_threads,
+                    .shared_bytes = size_t(kept.layout.end)},
                    kept, stream, "gsa_decode");
 }
 

@@ -6,48 +6,68 @@
 
 #include "kernels/cuda/async_copy.h"
 #include "kernels/cuda/gsa_decode_block.h"
+#include "kernels/cuda/ring.h"
 
 namespace gsa::kernels::cuda::gsa_decode_block {
 
-inline constexpr int max_tokens = threads / warp_size;  // a warp a token
-static_assert(max_tokens * max_slots <= threads * quad, "log alpha lies where partial sums do");
+inline constexpr int max_tokens = threads / warp_size;          // a warp a token
+inline constexpr int block_threads = threads + warp_size;       // and a warp that copies
+inline constexpr int chunk_quads = 4;                           // of a thread
+inline constexpr int chunk_bytes = threads * chunk_quads * 16;  // at most
+inline constexpr int max_chunks = 12;                           // of the ring
+inline constexpr int max_dim = 1024;                            // K, V
+static_assert(max_dim <= threads * quad, "a row of a state goes over the threads at once");
 
-// Where things lie in the block's shared memory, in floats.
+// Rows of a state that are copied at once: each thread has `chunk_quads` of their quads.
+__device__ inline int chunk_rows(int columns) {
+  return threads / (columns / quad) * chunk_quads;
+}
+
+// Where things lie in the block's shared memory, in bytes. Each begins at 16.
 struct Layout {
-  int key_state = 0;  // [keys, slots]
-  int value_state;    // [slots, values]
-  int weight;         // [period, slots]
-  int v;              // [period, values]
-  int partial;        // [threads * quad]; before: log alpha [tokens, slots]
-  int decay;          // [slots] e^{b_j}
-  int others;         // [cluster - 1, slots] u of the other blocks' rows
-  int barrier;        // of what the others hand over
-  int p;              // [max(keys, slots)] q; then u of this block's rows; then p
-  int sums;           // [period] <k_i, q>, then <p, weight_i>
-  int k;              // [period, keys]
+  int ring;       // [chunks] of states
+  int tokens;     // [period, row] as they were projected
+  int weight;     // [period, slots]
+  int log_alpha;  // [period, slots]
+  int partial;    // [threads * quad]
+  int decay;      // [slots] e^{b_j}
+  int p;          // [slots]
+  int faded;      // [slots] p e^{b_j}
+  int q;          // [keys]
+  int sums;       // [period] <k_i, q>, then <p, weight_i>
+  int barriers;   // Shared
+  int chunks;
   int end;
 
-  // What is read in quads comes first: slots and values are multiples of four.
-  Layout(int cluster, int period, int keys, int values, int slots)
-      : value_state(key_state + keys * slots),
-        weight(value_state + slots * values),
-        v(weight + period * slots),
-        partial(v + period * values),
-        decay(partial + threads * quad),
-        others(decay + slots),
-        barrier(others + (cluster - 1) * slots),
-        p(barrier + quad),
-        sums(p + std::max(keys, slots)),
-        k(sums + period),
-        end(k + period * keys) {}
+  // As many chunks as there is memory for.
+  Layout(int memory, int token_bytes, int period, int keys, int slots) {
+    int at = 0;
+    const auto take = [&](int bytes) {
+      const int here = at;
+      at += (bytes + 15) / 16 * 16;
+      return here;
+    };
+    const auto floats = [&](int count) { return take(count * int(sizeof(float))); };
+    weight = floats(period * slots);
+    log_alpha = floats(period * slots);
+    partial = floats(threads * quad);
+    decay = floats(slots);
+    p = floats(slots);
+    faded = floats(slots);
+    q = floats(keys);
+    sums = floats(period);
+    tokens = take(period * token_bytes);
+    barriers = take((1 + 2 * max_chunks) * 8);
+    ring = (at + 127) / 128 * 128;
+    chunks = std::min((memory - ring) / chunk_bytes, max_chunks);
+    end = ring + chunks * chunk_bytes;
+  }
 };
 
 template <typename T>
 struct KeptArgs {
   DecodeArgs<T> decode;
-  int keys;    // rows of the slots' keys that a block has
-  int values;  // columns of the slots' values that a block has
-  int row;     // elements of a kept token
+  int row;  // elements of a kept token
   T* rows;
   const int32_t* step;
   int offset;
@@ -57,7 +77,6 @@ struct KeptArgs {
 
 // Which part of the step a block has.
 struct Place {
-  int rank;
   int unit;  // sequence and query head
   int sequence;
   int query_head;
@@ -65,8 +84,7 @@ struct Place {
 
   template <typename T>
   __device__ explicit Place(const DecodeArgs<T>& args)
-      : rank(args.cluster > 1 ? cluster_rank() : 0),
-        unit(int(blockIdx.x / unsigned(args.cluster))),
+      : unit(int(blockIdx.x)),
         sequence(int(unsigned(unit) / unsigned(args.query_heads))),
         query_head(unit - sequence * args.query_heads),
         head(int(unsigned(query_head) / (unsigned(args.query_heads) / unsigned(args.heads)))) {}
@@ -87,33 +105,55 @@ struct Phase {
   __device__ int tokens() const { return kept + 1; }
 };
 
-struct Shared {
-  float* key_state;
-  float* value_state;
+template <typename T>
+class Shared {
+ public:
+  T* tokens;
   float* weight;
-  float* v;
+  float* log_alpha;
   float* partial;
   float* decay;
-  float* others;
-  float* q;
   float* p;
+  float* faded;
+  float* q;
   float* sums;
-  float* k;
-  uint32_t barrier;
 
-  __device__ Shared(float* memory, const Layout& layout)
-      : key_state(memory + layout.key_state),
-        value_state(memory + layout.value_state),
-        weight(memory + layout.weight),
-        v(memory + layout.v),
-        partial(memory + layout.partial),
-        decay(memory + layout.decay),
-        others(memory + layout.others),
-        q(memory + layout.p),
-        p(memory + layout.p),
-        sums(memory + layout.sums),
-        k(memory + layout.k),
-        barrier(shared_address(memory + layout.barrier)) {}
+  __device__ Shared(unsigned char* memory, const Layout& layout)
+      : tokens(reinterpret_cast<T*>(memory + layout.tokens)),
+        weight(floats(memory + layout.weight)),
+        log_alpha(floats(memory + layout.log_alpha)),
+        partial(floats(memory + layout.partial)),
+        decay(floats(memory + layout.decay)),
+        p(floats(memory + layout.p)),
+        faded(floats(memory + layout.faded)),
+        q(floats(memory + layout.q)),
+        sums(floats(memory + layout.sums)),
+        barriers_(shared_address(memory + layout.barriers)),
+        ring_(memory + layout.ring) {}
+
+  __device__ float* chunk(int i) const { return floats(ring_ + i * chunk_bytes); }
+
+  // Barriers: the kept tokens are there; a chunk is full, or empty.
+  __device__ uint32_t tokens_there() const { return barriers_; }
+  __device__ uint32_t full(int chunk) const { return barriers_ + uint32_t(8 * (1 + chunk)); }
+  __device__ uint32_t empty(int chunk) const { return full(max_chunks + chunk); }
+
+  // By one thread.
+  __device__ void init_barriers(int chunks) const {
+    init_barrier(tokens_there(), 1);
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      init_barrier(full(chunk), 1);
+      init_barrier(empty(chunk), threads / warp_size);
+    }
+    publish_barriers();
+  }
+
+ private:
+  __device__ static float* floats(unsigned char* memory) {
+    return reinterpret_cast<float*>(memory);
+  }
+  uint32_t barriers_;
+  unsigned char* ring_;
 };
 
 __device__ inline int warp_of_thread() {
@@ -122,126 +162,132 @@ __device__ inline int warp_of_thread() {
 __device__ inline int lane_of_thread() {
   return int(threadIdx.x) % warp_size;
 }
+// The threads that compute.
+__device__ inline void sync_computing() {
+  sync_threads<1>(threads);
+}
 
 __device__ inline float4 quad_at(const float* memory) {
   return *reinterpret_cast<const float4*>(memory);
 }
 
-// Where the block's parts of the states lie.
+// Where the block's states lie.
 template <typename T>
-__device__ inline float* key_part(const KeptArgs<T>& args, const Place& place) {
-  return args.decode.key_state +
-         (int64_t(place.unit) * args.decode.key_dim + place.rank * args.keys) * args.decode.slots;
+__device__ inline float* key_state(const KeptArgs<T>& args, const Place& place) {
+  return args.decode.key_state + int64_t(place.unit) * args.decode.key_dim * args.decode.slots;
 }
 template <typename T>
-__device__ inline float* value_part(const KeptArgs<T>& args, const Place& place) {
-  return args.decode.value_state + int64_t(place.unit) * args.decode.slots * args.decode.value_dim +
-         place.rank * args.values;
+__device__ inline float* value_state(const KeptArgs<T>& args, const Place& place) {
+  return args.decode.value_state + int64_t(place.unit) * args.decode.slots * args.decode.value_dim;
 }
 
-// Begins copying a slice of a state, rows `stride` elements apart; each thread copies the quads
-// that it will read.
-__device__ inline void copy_state(float* target, const float* source, const Slice& slice,
-                                  int columns, int stride) {
-  if (slice.group < slice.groups) {
-#pragma unroll 4
-    for (int row = slice.group; row < slice.rows; row += slice.groups) {
-      copy_piece(shared_address(target + row * columns + slice.column),
-                 source + int64_t(row) * stride + slice.column, true);
-    }
+// Copies a state into the ring, by one thread.
+template <typename T>
+__device__ inline void copy_state(const Shared<T>& shared, Turn& chunk, const float* state,
+                                  int rows, int columns, uint64_t policy) {
+  const int at_once = chunk_rows(columns);
+  for (int row = 0; row < rows; row += at_once) {
+    const int bytes = min(at_once, rows - row) * columns * int(sizeof(float));
+    const uint32_t full = shared.full(chunk.place());
+    wait_barrier(shared.empty(chunk.place()), chunk.phase() ^ 1);
+    arrive_expecting(full, bytes);
+    copy_bytes(shared_address(shared.chunk(chunk.place())), state + int64_t(row) * columns, bytes,
+               full, policy);
+    chunk.advance();
   }
-  commit_copies();
 }
 
-// Columns of a token's row that a lane takes: every 32nd of `count` from `begin` on.
-template <typename T>
-struct LaneColumns {
-  static constexpr int most = std::max(max_part, max_slots) / warp_size;
-  int begin;
-  int count;
-  T columns[most];
-
-  __device__ LaneColumns(const T* row, int from, int of) : begin(from), count(of) {
+// take(row, quad) for each of the thread's quads of a state, as its chunks come.
+template <typename T, typename Take>
+__device__ __forceinline__ void walk_state(const Shared<T>& shared, Turn& chunk, const Slice& slice,
+                                           int columns, Take&& take) {
+  const int at_once = chunk_rows(columns);
+  for (int first = 0; first < slice.rows; first += at_once) {
+    wait_barrier(shared.full(chunk.place()), chunk.phase());
+    const float* there = shared.chunk(chunk.place()) + slice.column;
+    if (slice.group < slice.groups) {
 #pragma unroll
-    for (int i = 0; i < most; ++i) {
-      const int at = lane_of_thread() + i * warp_size;
-      if (at < count) {
-        columns[i] = row[begin + at];
+      for (int i = 0; i < chunk_quads; ++i) {
+        const int row = slice.row(i);
+        if (first + row < slice.rows) {
+          take(first + row, quad_at(there + row * columns));
+        }
       }
     }
+    __syncwarp();
+    if (lane_of_thread() == 0) {
+      arrive(shared.empty(chunk.place()));
+    }
+    chunk.advance();
+  }
+}
+
+// A head's tokens kept before this step, by one thread.
+template <typename T>
+__device__ inline void copy_kept(const KeptArgs<T>& args, const Shared<T>& shared,
+                                 const Place& place, const Phase& phase, uint64_t policy) {
+  const int bytes = phase.kept * args.row * int(sizeof(T));
+  arrive_expecting(shared.tokens_there(), bytes);
+  if (bytes > 0) {
+    const int64_t head = int64_t(place.sequence) * args.decode.heads + place.head;
+    copy_bytes(shared_address(shared.tokens), args.rows + head * (args.period - 1) * args.row,
+               bytes, shared.tokens_there(), policy);
+  }
+}
+
+// A thread's share of `count` neighbouring columns, on their way together.
+template <typename T, int most>
+struct ThreadColumns {
+  static constexpr int each = (most + threads - 1) / threads;
+  int count;
+  T columns[each] = {};
+
+  __device__ ThreadColumns(const T* begin, int of) : count(of) {
+    for_each([&](int at, T& column) { column = begin[at]; });
   }
   // take(place, column) for each of them.
   template <typename Take>
-  __device__ void for_each(Take&& take) const {
+  __device__ void for_each(Take&& take) {
 #pragma unroll
-    for (int i = 0; i < most; ++i) {
-      const int at = lane_of_thread() + i * warp_size;
+    for (int i = 0; i < each; ++i) {
+      const int at = int(threadIdx.x) + i * threads;
       if (at < count) {
         take(at, columns[i]);
       }
     }
   }
-  __device__ void copy_to(T* row) const {
-    for_each([&](int at, T column) { row[begin + at] = column; });
+  __device__ void copy_to(T* target) {
+    for_each([&](int at, T& column) { target[at] = column; });
   }
 };
 
-// A token's columns, by a warp, all on their way at once: activated to shared memory, and if `kept`
-// is there as they are to the row kept for it. Rows begin with the columns of k.
+// This step's q, activated, and its token behind the kept ones; which is kept too, by the head's
+// first query head, in a row that nobody reads in this step.
 template <typename T>
-__device__ void load_token(const KeptArgs<T>& args, const Shared& shared, const Place& place,
-                           int token, const T* row, T* kept) {
-  const DecodeArgs<T>& decode = args.decode;
-  const int v_begin = decode.heads * decode.key_dim;
-  const int gate_begin = v_begin + decode.heads * decode.value_dim;
-  const LaneColumns<T> k(row, place.head * decode.key_dim + place.rank * args.keys, args.keys);
-  const LaneColumns<T> v(row, v_begin + place.head * decode.value_dim + place.rank * args.values,
-                         args.values);
-  const LaneColumns<T> gate(row, gate_begin + place.head * decode.slots, decode.slots);
-  k.for_each([&](int i, T column) { shared.k[token * args.keys + i] = swish_of(column); });
-  v.for_each([&](int i, T column) { shared.v[token * args.values + i] = swish_of(column); });
-  gate.for_each([&](int m, T column) {
-    shared.partial[token * decode.slots + m] = log_alpha_of(column, decode.gate_factor);
-  });
-  if (kept != nullptr) {
-    k.copy_to(kept);
-    v.copy_to(kept);
-    if (place.rank == 0) {
-      gate.copy_to(kept);
-    }
-  }
-}
-
-// The tokens kept before this step, a warp each.
-template <typename T>
-__device__ void load_kept(const KeptArgs<T>& args, const Shared& shared, const Place& place,
-                          const Phase& phase) {
-  const int token = warp_of_thread();
-  if (token < phase.kept) {
-    const int64_t index = int64_t(place.sequence) * (args.period - 1) + token;
-    load_token<T>(args, shared, place, token, args.rows + index * args.row, nullptr);
-  }
-}
-
-// This step's token by one warp, q by the others.
-template <typename T>
-__device__ void load_newest(const KeptArgs<T>& args, const Shared& shared, const Place& place,
+__device__ void load_newest(const KeptArgs<T>& args, const Shared<T>& shared, const Place& place,
                             const Phase& phase) {
   const DecodeArgs<T>& decode = args.decode;
+  const int keys = decode.key_dim;
+  const int values = decode.value_dim;
+  const int slots = decode.slots;
   const T* projected = decode.projected.at(place.sequence, 0);
-  const int ahead = (warp_of_thread() - phase.kept + max_tokens) % max_tokens;
-  if (ahead == 0) {
-    const bool keeps = !phase.writes && place.query_head % (decode.query_heads / decode.heads) == 0;
-    const int64_t index = int64_t(place.sequence) * (args.period - 1) + phase.kept;
-    load_token<T>(args, shared, place, phase.kept, projected + decode.query_heads * decode.key_dim,
-                  keeps ? args.rows + index * args.row : nullptr);
-    return;
-  }
-  const T* q = projected + place.query_head * decode.key_dim + place.rank * args.keys;
-#pragma unroll 1
-  for (int i = (ahead - 1) * warp_size + lane_of_thread(); i < args.keys;
-       i += threads - warp_size) {
-    shared.q[i] = swish_of(q[i]);
+  const T* k_columns = projected + decode.query_heads * keys;
+  const T* v_columns = k_columns + decode.heads * keys;
+  const T* gate_columns = v_columns + decode.heads * values;
+  ThreadColumns<T, max_dim> q(projected + place.query_head * keys, keys);
+  ThreadColumns<T, max_dim> k(k_columns + place.head * keys, keys);
+  ThreadColumns<T, max_dim> v(v_columns + place.head * values, values);
+  ThreadColumns<T, max_slots> gate(gate_columns + place.head * slots, slots);
+  q.for_each([&](int i, T column) { shared.q[i] = swish_of(column); });
+  const auto copy_to = [&](T* row) {
+    k.copy_to(row);
+    v.copy_to(row + keys);
+    gate.copy_to(row + keys + values);
+  };
+  copy_to(shared.tokens + phase.kept * args.row);
+  if (!phase.writes && place.query_head % (decode.query_heads / decode.heads) == 0) {
+    const int64_t head = int64_t(place.sequence) * decode.heads + place.head;
+    copy_to(args.rows + (head * (args.period - 1) + phase.kept) * args.row);
   }
 }
 

@@ -1,20 +1,18 @@
 // One token of gated slot attention a sequence where states are written every few steps: the
 // equations of KeptTokens (kernels/decode.h).
 //
-// A cluster of blocks has one (sequence, query head): a block K/c rows of the slots' keys and V/c
-// columns of their values, copied to shared memory before the kernel in front has ended. A warp
-// takes a token: its columns of k and v, activated, its weights e^{b_j - b_i} (1 - alpha_i) in all
-// slots, its sums <k_i, q> and <p, weight_i>.
-//   the block's part of u, of its rows of keys and of k; parts are added over the cluster
-//   meanwhile, where it is time, both states anew, to memory
-//   p = softmax(u) in every block and o = V_0^T (p e^{b_j}) + the tokens' share
-// The tokens before this step's, and the step's number, were written in steps before: they are read
-// ahead like the states. This step's token comes from `projected` in every block, and is kept by
-// the blocks of its head's first query head, in a row that nobody reads in this step.
+// A block has one (sequence, query head). One thread has its states copied into a ring in shared
+// memory, chunk after chunk, from before the kernel in front has ended; kept tokens come with them.
+// Eight warps take them as they come:
+//   weights e^{b_j - b_i} (1 - alpha_i) and <k_i, q> of the tokens, a warp each
+//   u, a thread the sum over some rows of the slots' keys, and p = softmax(u)
+//   <p, weight_i>, a warp a token, and o = V_0^T (p e^{b_j}) + the tokens' share
+// and where it is time write the states anew, from the quads that they see.
 //
 // Bytes: states read once and written once in `period` steps, kept tokens (period - 1) / 2 times:
-// B64 H4 K=V=512 M64 period 8: 67 + 8 + 2 MB, 0.018 ms at 4.3 TB/s. 44 KB of shared memory a block,
-// five blocks a multiprocessor: 160 KB of states on their way.
+// B64 H4 K=V=512 M64 period 8: 67 + 8 + 2 MB, 0.018 ms at 4.3 TB/s; 256 blocks, two a
+// multiprocessor, which have five chunks of 16 KB each on their way. While a block finds p, 1 us,
+// the ring fills with values.
 #pragma once
 
 #include "kernels/cuda/dependent_launch.h"
@@ -22,28 +20,44 @@
 
 namespace gsa::kernels::cuda::gsa_decode_block {
 
-// A token's weights and its part of <k_i, q>, a warp each.
-__device__ inline void weigh_tokens(const Shared& shared, int tokens, int keys, int slots) {
+// log alpha of a token's slots, a warp a token.
+template <typename T>
+__device__ inline void find_gates(const KeptArgs<T>& args, const Shared<T>& shared, int tokens) {
   const int token = warp_of_thread();
   if (token >= tokens) {
     return;
   }
-  const float* log_alpha = shared.partial;
+  const DecodeArgs<T>& decode = args.decode;
+  const T* gate = shared.tokens + token * args.row + decode.key_dim + decode.value_dim;
+  for (int m = lane_of_thread(); m < decode.slots; m += warp_size) {
+    shared.log_alpha[token * decode.slots + m] = log_alpha_of(gate[m], decode.gate_factor);
+  }
+}
+
+// A token's weights and <k_i, q>, a warp each.
+template <typename T>
+__device__ inline void weigh_tokens(const KeptArgs<T>& args, const Shared<T>& shared, int tokens) {
+  const int token = warp_of_thread();
+  if (token >= tokens) {
+    return;
+  }
+  const int slots = args.decode.slots;
   for (int m = lane_of_thread(); m < slots; m += warp_size) {
     float since = 0.0F;  // b_j - b_i
-#pragma unroll 1
     for (int later = tokens - 1; later > token; --later) {
-      since += log_alpha[later * slots + m];
+      since += shared.log_alpha[later * slots + m];
     }
-    const float own = log_alpha[token * slots + m];
+    const float own = shared.log_alpha[token * slots + m];
     shared.weight[token * slots + m] = expf(since) * -expm1f(own);
     if (token == 0) {
       shared.decay[m] = expf(since + own);
     }
   }
+  const T* k = shared.tokens + token * args.row;
   float sum = 0.0F;
-  for (int i = lane_of_thread(); i < keys; i += warp_size) {
-    sum = fmaf(shared.k[token * keys + i], shared.q[i], sum);
+#pragma unroll 4
+  for (int i = lane_of_thread(); i < args.decode.key_dim; i += warp_size) {
+    sum = fmaf(swish_of(k[i]), shared.q[i], sum);
   }
   sum = warp_reduce(sum, Add());
   if (lane_of_thread() == 0) {
@@ -51,59 +65,9 @@ __device__ inline void weigh_tokens(const Shared& shared, int tokens, int keys, 
   }
 }
 
-// Blocks tell each other their parts of u by stores that count at the barrier of the block they go
-// to; that costs no fence, and none of them may end before all that it is told has come.
-__device__ inline void expect_others(uint32_t barrier, int cluster, int slots) {
-  if (threadIdx.x == 0) {
-    init_barrier(barrier, 1);
-    publish_barriers();
-    arrive_expecting(barrier, (cluster - 1) * slots * int(sizeof(float)));
-  }
-  __syncwarp();
-  cluster_arrive_relaxed();
-}
-
-// Where a block of the cluster has the part of block `from`, which is another one.
-__device__ inline int seat(int from, int at) {
-  return from < at ? from : from - 1;
-}
-
-// The block's part of u to one block of the cluster, the slice's group; a quad a thread.
-__device__ inline void tell(const Shared& shared, const Slice& slice, int rank, int tokens,
-                            int slots) {
-  float4 sum{0, 0, 0, 0};
-#pragma unroll 4
-  for (int group = 0; group < slice.groups; ++group) {
-    fma4(sum, 1.0F, quad_at(shared.partial + group * slots + slice.column));
-  }
-  const float4 decay = quad_at(shared.decay + slice.column);
-  float4 u{decay.x * sum.x, decay.y * sum.y, decay.z * sum.z, decay.w * sum.w};
-#pragma unroll 1  // registers
-  for (int token = 0; token < tokens; ++token) {
-    fma4(u, shared.sums[token], quad_at(shared.weight + token * slots + slice.column));
-  }
-  const int to = slice.group;
-  if (to == rank) {
-    *reinterpret_cast<float4*>(shared.p + slice.column) = u;
-    return;
-  }
-  const float words[quad] = {u.x, u.y, u.z, u.w};
-  const float* target = shared.others + seat(rank, to) * slots + slice.column;
-  hand_over(address_in_block(shared_address(target), to), words,
-            address_in_block(shared.barrier, to));
-}
-
-// u of a slot: the parts of all blocks, in order.
-__device__ inline float add_parts(const Shared& shared, int rank, int cluster, int slots, int m) {
-  float sum = 0.0F;
-  for (int from = 0; from < cluster; ++from) {
-    sum += from == rank ? shared.p[m] : shared.others[seat(from, rank) * slots + m];
-  }
-  return sum;
-}
-
 // <p, weight_i>, a warp a token.
-__device__ inline void share_tokens(const Shared& shared, int tokens, int slots) {
+template <typename T>
+__device__ inline void share_tokens(const Shared<T>& shared, int tokens, int slots) {
   const int token = warp_of_thread();
   if (token >= tokens) {
     return;
@@ -118,124 +82,179 @@ __device__ inline void share_tokens(const Shared& shared, int tokens, int slots)
   }
 }
 
-// The thread's part of the sum over a slice's rows of factor(row) times the row.
-template <typename Factor>
-__device__ inline float4 add_rows(const float* state, const Slice& slice, int columns,
-                                  Factor&& factor) {
-  float4 sum{0, 0, 0, 0};
-  if (slice.group < slice.groups) {
-#pragma unroll 4
-    for (int row = slice.group; row < slice.rows; row += slice.groups) {
-      fma4(sum, factor(row), quad_at(state + row * columns + slice.column));
+// A quad of a state with all tokens in it: decay_of(old) plus the tokens' outer products.
+__device__ inline float4 faded(const float4& decay, const float4& old) {
+  return {decay.x * old.x, decay.y * old.y, decay.z * old.z, decay.w * old.w};
+}
+
+// The thread's part of K_0^T q, of a quad of slots; the slots' keys are written with all tokens in
+// them if it `writes`.
+template <bool writes, typename T>
+__device__ float4 take_keys(const KeptArgs<T>& args, const Shared<T>& shared, Turn& chunk,
+                            const Slice& slice, int tokens, float* state) {
+  const int slots = args.decode.slots;
+  float4 decay{};
+  float4 weight[max_tokens];
+  if (writes && slice.group < slice.groups) {
+    decay = quad_at(shared.decay + slice.column);
+#pragma unroll
+    for (int token = 0; token < max_tokens; ++token) {
+      if (token < tokens) {
+        weight[token] = quad_at(shared.weight + token * slots + slice.column);
+      }
     }
   }
+  float4 sum{0, 0, 0, 0};
+  walk_state(shared, chunk, slice, slots, [&](int row, const float4& old) {
+    fma4(sum, shared.q[row], old);
+    if constexpr (writes) {
+      float4 key = faded(decay, old);
+#pragma unroll
+      for (int token = 0; token < max_tokens; ++token) {
+        if (token < tokens) {
+          fma4(key, swish_of(shared.tokens[token * args.row + row]), weight[token]);
+        }
+      }
+      __stcs(reinterpret_cast<float4*>(state + row * slots + slice.column), key);
+    }
+  });
   return sum;
 }
 
-// Writes the thread's quads of the states with all tokens in them.
-__device__ inline void write_keys(const Shared& shared, const Slice& slice, int tokens, int slots,
-                                  float* state) {
-  if (slice.group >= slice.groups) {
-    return;
-  }
-  const float4 decay = quad_at(shared.decay + slice.column);
-  for (int row = slice.group; row < slice.rows; row += slice.groups) {
-    const int place = row * slots + slice.column;
-    const float4 old = quad_at(shared.key_state + place);
-    float4 key{decay.x * old.x, decay.y * old.y, decay.z * old.z, decay.w * old.w};
-#pragma unroll 1  // registers
-    for (int token = 0; token < tokens; ++token) {
-      fma4(key, shared.k[token * slice.rows + row],
-           quad_at(shared.weight + token * slots + slice.column));
+// The same of the slots' values: the thread's part of V_0^T (p e^{b_j}), of a quad of columns.
+template <bool writes, typename T>
+__device__ float4 take_values(const KeptArgs<T>& args, const Shared<T>& shared, Turn& chunk,
+                              const Slice& slice, int tokens, float* state) {
+  const int slots = args.decode.slots;
+  const int values = args.decode.value_dim;
+  float4 v[max_tokens];
+  if (writes && slice.group < slice.groups) {
+#pragma unroll
+    for (int token = 0; token < max_tokens; ++token) {
+      if (token < tokens) {
+        const T* x = shared.tokens + token * args.row + args.decode.key_dim + slice.column;
+        v[token] = {swish_of(x[0]), swish_of(x[1]), swish_of(x[2]), swish_of(x[3])};
+      }
     }
-    __stcs(reinterpret_cast<float4*>(state + place), key);
   }
+  float4 sum{0, 0, 0, 0};
+  walk_state(shared, chunk, slice, values, [&](int slot, const float4& old) {
+    fma4(sum, shared.faded[slot], old);
+    if constexpr (writes) {
+      const float decay = shared.decay[slot];
+      float4 value = faded({decay, decay, decay, decay}, old);
+#pragma unroll
+      for (int token = 0; token < max_tokens; ++token) {
+        if (token < tokens) {
+          fma4(value, shared.weight[token * slots + slot], v[token]);
+        }
+      }
+      __stcs(reinterpret_cast<float4*>(state + slot * values + slice.column), value);
+    }
+  });
+  return sum;
 }
-__device__ inline void write_values(const Shared& shared, const Slice& slice, int tokens,
-                                    int values, int stride, float* state) {
-  if (slice.group >= slice.groups) {
-    return;
-  }
-  for (int slot = slice.group; slot < slice.rows; slot += slice.groups) {
-    float4 value{0, 0, 0, 0};
-    fma4(value, shared.decay[slot], quad_at(shared.value_state + slot * values + slice.column));
-#pragma unroll 1  // registers
+
+// p and p e^{b_j}, by the first warp, from the partial sums over the keys and the tokens' shares.
+template <typename T>
+__device__ void find_p(const KeptArgs<T>& args, const Shared<T>& shared, const Slice& slice,
+                       int tokens) {
+  const int slots = args.decode.slots;
+  find_probabilities(slots, args.decode.scale, shared.p, [&](int m) {
+    float u = shared.decay[m] * add_partial(shared.partial, slice, slots, m);
     for (int token = 0; token < tokens; ++token) {
-      fma4(value, shared.weight[token * slice.rows + slot],
-           quad_at(shared.v + token * values + slice.column));
+      u = fmaf(shared.sums[token], shared.weight[token * slots + m], u);
     }
-    __stcs(reinterpret_cast<float4*>(state + int64_t(slot) * stride + slice.column), value);
+    return u;
+  });
+  for (int m = lane_of_thread(); m < slots; m += warp_size) {
+    shared.faded[m] = shared.p[m] * shared.decay[m];
   }
 }
 
 // swish of o's columns, from the partial sums over the values and the tokens' shares.
 template <typename T>
-__device__ void write_output(const KeptArgs<T>& args, const Shared& shared, const Place& place,
+__device__ void write_output(const KeptArgs<T>& args, const Shared<T>& shared, const Place& place,
                              const Slice& slice, int tokens) {
-  const int first = place.query_head * args.decode.value_dim + place.rank * args.values;
-  for (int column = int(threadIdx.x); column < args.values; column += threads) {
-    float o = add_partial(shared.partial, slice, args.values, column);
+  const int values = args.decode.value_dim;
+  const T* v = shared.tokens + args.decode.key_dim;
+  for (int column = int(threadIdx.x); column < values; column += threads) {
+    float o = add_partial(shared.partial, slice, values, column);
     for (int token = 0; token < tokens; ++token) {
-      o = fmaf(shared.sums[token], shared.v[token * args.values + column], o);
+      o = fmaf(shared.sums[token], swish_of(v[token * args.row + column]), o);
     }
-    *args.decode.output.at(place.sequence, first + column) = from_float<T>(o * sigmoid(o));
+    *args.decode.output.at(place.sequence, place.query_head * values + column) =
+        from_float<T>(o * sigmoid(o));
   }
 }
 
-constexpr int blocks_a_multiprocessor = 5;
-
+// The warps that compute.
 template <typename T>
-__global__ void __launch_bounds__(threads, blocks_a_multiprocessor)
-    kept_kernel(const KeptArgs<T> args) {
-  let_next_start();
-  const DecodeArgs<T>& decode = args.decode;
-  const int slots = decode.slots;
-  const Place place(decode);
-  const Shared shared(reinterpret_cast<float*>(block_memory()), args.layout);
-  const Slice key_slice(args.keys, slots);
-  const Slice value_slice(slots, args.values);
-  expect_others(shared.barrier, decode.cluster, slots);
-  copy_state(shared.key_state, key_part(args, place), key_slice, slots, slots);
-  copy_state(shared.value_state, value_part(args, place), value_slice, args.values,
-             decode.value_dim);
+__device__ void compute(const KeptArgs<T>& args, const Shared<T>& shared, const Place& place) {
+  const int slots = args.decode.slots;
   const Phase phase(args);
-  load_kept(args, shared, place, phase);
-
+  const int tokens = phase.tokens();
+  if (threadIdx.x == 0) {
+    copy_kept(args, shared, place, phase, read_once());
+  }
   wait_for_previous();
   load_newest(args, shared, place, phase);
-  __syncthreads();
-
-  weigh_tokens(shared, phase.tokens(), args.keys, slots);
-  wait_copies<1>();  // keys
-  float4 sum = add_rows(shared.key_state, key_slice, slots, [&](int row) { return shared.q[row]; });
-  __syncthreads();  // log alpha has been read
-  store_partial(shared.partial, key_slice, slots, sum);
-  __syncthreads();
-  cluster_wait();  // all blocks expect what they are handed
-  if (key_slice.group < decode.cluster) {
-    tell(shared, key_slice, place.rank, phase.tokens(), slots);
-  }
-  wait_copies<0>();  // values
+  wait_barrier(shared.tokens_there(), 0);
+  sync_computing();
+  find_gates(args, shared, tokens);
+  sync_computing();
+  weigh_tokens(args, shared, tokens);
   if (phase.writes) {
-    write_keys(shared, key_slice, phase.tokens(), slots, key_part(args, place));
-    write_values(shared, value_slice, phase.tokens(), args.values, decode.value_dim,
-                 value_part(args, place));
+    sync_computing();
   }
-  __syncthreads();
-  if (threadIdx.x < warp_size) {
-    wait_barrier(shared.barrier, 0);
-    find_probabilities(slots, decode.scale, shared.p, [&](int m) {
-      return add_parts(shared, place.rank, decode.cluster, slots, m);
-    });
-  }
-  __syncthreads();
 
-  share_tokens(shared, phase.tokens(), slots);
-  sum = add_rows(shared.value_state, value_slice, args.values,
-                 [&](int slot) { return shared.p[slot] * shared.decay[slot]; });
-  store_partial(shared.partial, value_slice, args.values, sum);
+  Turn chunk(args.layout.chunks);
+  const Slice key_slice(args.decode.key_dim, slots);
+  float* keys = key_state(args, place);
+  float4 sum = phase.writes ? take_keys<true>(args, shared, chunk, key_slice, tokens, keys)
+                            : take_keys<false>(args, shared, chunk, key_slice, tokens, keys);
+  store_partial(shared.partial, key_slice, slots, sum);
+  sync_computing();
+  if (warp_of_thread() == 0) {
+    find_p(args, shared, key_slice, tokens);
+  }
+  sync_computing();
+
+  share_tokens(shared, tokens, slots);
+  const Slice value_slice(slots, args.decode.value_dim);
+  float* values = value_state(args, place);
+  sum = phase.writes ? take_values<true>(args, shared, chunk, value_slice, tokens, values)
+                     : take_values<false>(args, shared, chunk, value_slice, tokens, values);
+  store_partial(shared.partial, value_slice, args.decode.value_dim, sum);
+  sync_computing();
+  write_output(args, shared, place, value_slice, tokens);
+}
+
+// The thread that copies.
+template <typename T>
+__device__ void copy_states(const KeptArgs<T>& args, const Shared<T>& shared, const Place& place) {
+  const DecodeArgs<T>& decode = args.decode;
+  const uint64_t policy = read_once();
+  Turn chunk(args.layout.chunks);
+  copy_state(shared, chunk, key_state(args, place), decode.key_dim, decode.slots, policy);
+  copy_state(shared, chunk, value_state(args, place), decode.slots, decode.value_dim, policy);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(block_threads, 2) kept_kernel(const KeptArgs<T> args) {
+  let_next_start();
+  const Place place(args.decode);
+  const Shared<T> shared(block_memory(), args.layout);
+  const bool copies = threadIdx.x == threads;
+  if (copies) {
+    shared.init_barriers(args.layout.chunks);
+  }
   __syncthreads();
-  write_output(args, shared, place, value_slice, phase.tokens());
+  if (copies) {
+    copy_states(args, shared, place);
+  } else if (threadIdx.x < threads) {
+    compute(args, shared, place);
+  }
 }
 
 }  // namespace gsa::kernels::cuda::gsa_decode_block

@@ -193,22 +193,22 @@ TEST_P(CpuDecode, GsaStepsThatKeepTokensLeaveWhatOthersDo) {
   constexpr int64_t key_dim = 8;
   constexpr int64_t value_dim = 12;
   constexpr int64_t slots = 20;
-  constexpr int64_t kept_columns = heads * (key_dim + value_dim + slots);
+  constexpr int64_t projected_columns =
+      query_heads * key_dim + heads * (key_dim + value_dim + slots);
   for (const auto& [period, offset] :
        {std::pair{8, 0}, {8, 3}, {8, 7}, {8, 21}, {3, 1}, {2, 0}, {2, 1}}) {
     const HostTensor key = random({rows, query_heads, key_dim, slots});
     const HostTensor value = random({rows, query_heads, slots, value_dim});
     const HostTensor expected_key(dtype(), key.view().shape(), key.values());
     const HostTensor expected_value(dtype(), value.view().shape(), value.values());
-    const Shape kept_shape{rows, period - 1, kept_columns};
+    const Shape kept_shape = KeptTokens::shape(rows, heads, period, key_dim, value_dim, slots);
     const HostTensor kept(
         dtype(), kept_shape,
         std::vector<double>(size_t(kept_shape.count()), std::numeric_limits<double>::quiet_NaN()));
     const HostTensor step(DType::int32, {1}, {0});
     int writes = 0;
     for (int n = 0; n < 3 * period + 2; ++n) {
-      const HostTensor projected =
-          random({rows, query_heads * key_dim + kept_columns}, -4, 4, padding);
+      const HostTensor projected = random({rows, projected_columns}, -4, 4, padding);
       const HostTensor expected = output({rows, query_heads * value_dim});
       const HostTensor got(dtype(), {rows, query_heads * value_dim}, padding);
       GsaDecode args{.projected = projected,
@@ -248,12 +248,11 @@ TEST_P(CpuDecode, GsaStepsThatKeepTokensLeaveWhatOthersDo) {
 TEST_P(CpuDecode, GsaStepRefusesKeptTokensThatDoNotFit) {
   constexpr int64_t dim = 8;
   constexpr int64_t slots = 16;
-  constexpr int64_t kept_columns = 2 * dim + slots;
-  const HostTensor projected = random({rows, dim + kept_columns});
+  const HostTensor projected = random({rows, 3 * dim + slots});
   const HostTensor got = output({rows, dim});
   const HostTensor step(DType::int32, {1}, {0});
-  const HostTensor kept(dtype(), {rows, 3, kept_columns});
-  const HostTensor narrow(dtype(), {rows, 3, kept_columns - 1});
+  const HostTensor kept(dtype(), KeptTokens::shape(rows, 1, 4, dim, dim, slots));
+  const HostTensor narrow(dtype(), {rows, 1, 3, kept.view().dim(3) - 1});
   const HostTensor key = random({rows, 1, dim, slots});
   const HostTensor value = random({rows, 1, slots, dim});
   const auto run = [&](const KeptTokens& tokens) {

@@ -52,7 +52,9 @@ class Block {
   void decode(Pass& pass, kernels::DecodeStep& step, Tensor stream);
 
   std::vector<Shape> state_shapes() const { return mixer_->state_shapes(); }
-  int64_t kept_columns() const { return mixer_->kept_columns(); }
+  Shape kept_shape(int64_t sequences, int64_t period) const {
+    return mixer_->kept_shape(sequences, period);
+  }
 
  private:
   // Between the layers the stream goes to `middle`; without `output` no further than backward

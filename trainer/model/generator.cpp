@@ -69,7 +69,8 @@ int64_t Generator::fitting_period() const {
 
 void Generator::allocate_states() {
   const auto layers = engine_.model().state_shapes(options_.sequences);
-  const std::vector<int64_t> columns = engine_.model().kept_columns();
+  const std::vector<Shape> kept =
+      engine_.model().kept_shapes(options_.sequences, options_.state_period);
   const bool keeps = options_.state_period > 1 && options_.form == StepForm::decode;
   // All tensors in order, once for their sizes and once for themselves.
   const auto for_tensors = [&](auto&& take) {
@@ -82,9 +83,8 @@ void Generator::allocate_states() {
       for (const Shape& shape : layers[layer]) {
         state.tensors.push_back(take(engine_.statistics(), shape));
       }
-      if (keeps && columns[layer] > 0) {
-        const Shape rows{options_.sequences, options_.state_period - 1, columns[layer]};
-        state.kept = {.rows = take(engine_.options().dtype, rows),
+      if (keeps && kept[layer].rank() > 0) {
+        state.kept = {.rows = take(engine_.options().dtype, kept[layer]),
                       .step = step_,
                       .offset = static_cast<int64_t>(layer)};
       }

@@ -23,7 +23,9 @@ class GsaMixer final : public TokenMixer {
   void decode(Pass& pass, kernels::DecodeStep& step, const NormBefore& norm,
               Tensor stream) override;
   std::vector<Shape> state_shapes() const override;
-  int64_t kept_columns() const override { return 2 * key_columns() + gate_columns(); }
+  Shape kept_shape(int64_t sequences, int64_t period) const override {
+    return kernels::KeptTokens::shape(sequences, heads_, period, head_dim_, head_dim_, slots_);
+  }
 
  private:
   // Columns of the fused product.

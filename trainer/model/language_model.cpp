@@ -165,10 +165,10 @@ std::vector<std::vector<Shape>> LanguageModel::state_shapes(int64_t sequences) c
   return all;
 }
 
-std::vector<int64_t> LanguageModel::kept_columns() const {
-  std::vector<int64_t> all;
+std::vector<Shape> LanguageModel::kept_shapes(int64_t sequences, int64_t period) const {
+  std::vector<Shape> all;
   for (const auto& block : blocks_) {
-    all.push_back(block->kept_columns());
+    all.push_back(block->kept_shape(sequences, period));
   }
   return all;
 }

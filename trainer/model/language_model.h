@@ -45,8 +45,8 @@ class LanguageModel {
 
   // Shapes of the state tensors of every layer for `sequences` sequences.
   std::vector<std::vector<Shape>> state_shapes(int64_t sequences) const;
-  // Elements of a token that every layer's mixer may keep beside its states.
-  std::vector<int64_t> kept_columns() const;
+  // Shapes of the tokens that every layer's mixer may keep beside its states.
+  std::vector<Shape> kept_shapes(int64_t sequences, int64_t period) const;
 
  private:
   // Final norm's output [N, D] of the tokens, nothing kept.

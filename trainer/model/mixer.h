@@ -37,9 +37,9 @@ class TokenMixer {
   // does not depend on how much was read.
   virtual std::vector<Shape> state_shapes() const = 0;
 
-  // Elements of a token that decode keeps in MixerState::kept where it is there; 0: it does not use
-  // it.
-  virtual int64_t kept_columns() const { return 0; }
+  // Shape of the tokens that decode keeps in MixerState::kept where it is there; no dimensions: it
+  // does not use it.
+  virtual Shape kept_shape(int64_t /*sequences*/, int64_t /*period*/) const { return {}; }
 };
 
 // The mixer named by `config.mixer` for layer `layer`; declares its parameters under `prefix`

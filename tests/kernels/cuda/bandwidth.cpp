@@ -337,7 +337,8 @@ TEST_F(Bandwidth, OfDecodeOperations) {
   constexpr int32_t period = 8;
   const double state_bytes = 4 * double(gsa.key_state.count() + gsa.value_state.count());
   GsaDecode keeping = gsa;
-  keeping.kept.rows = half("kept tokens", {sequences, period - 1, mixer_width - hidden});
+  keeping.kept.rows =
+      half("kept tokens", KeptTokens::shape(sequences, heads, period, head_dim, head_dim, slots));
   keeping.kept.step = bench_->integers({period / 2});
   measure("decode gsa, tokens kept", state_bytes, [&] { gsa_decode(stream(), keeping); });
   keeping.kept.step = bench_->integers({period - 1});

@@ -160,10 +160,18 @@ std::string text(const char* what, const StateCase& size) {
          std::to_string(size.slots);
 }
 
+int64_t projected_columns(const StateCase& size) {
+  return size.query_heads * size.key_dim +
+         size.heads * (size.key_dim + size.value_dim + size.slots);
+}
+Shape kept_shape(const StateCase& size, int64_t period) {
+  return KeptTokens::shape(size.sequences, size.heads, period, size.key_dim, size.value_dim,
+                           size.slots);
+}
+
 // Steps from random states; with a period above 1, tokens are kept between writings of the states.
 void run_gsa_steps(Bench& bench, const StateCase& size, int steps, int64_t period = 1,
                    int64_t offset = 0) {
-  const int64_t kept_columns = size.heads * (size.key_dim + size.value_dim + size.slots);
   GsaDecode args{.projected = {},
                  .query_heads = size.query_heads,
                  .heads = size.heads,
@@ -174,13 +182,10 @@ void run_gsa_steps(Bench& bench, const StateCase& size, int steps, int64_t perio
                  .output = {}};
   const Tensor step = bench.integers({0});
   if (period > 1) {
-    args.kept = {.rows = bench.output({size.sequences, period - 1, kept_columns}),
-                 .step = step,
-                 .offset = offset};
+    args.kept = {.rows = bench.output(kept_shape(size, period)), .step = step, .offset = offset};
   }
   for (int i = 0; i < steps; ++i) {
-    args.projected =
-        bench.random({size.sequences, size.query_heads * size.key_dim + kept_columns}, -2, 2);
+    args.projected = bench.random({size.sequences, projected_columns(size)}, -2, 2);
     args.output = bench.output({size.sequences, size.query_heads * size.value_dim});
     gsa_decode(bench.stream(), args);
     count_step(bench.stream(), {.step = step});
@@ -235,12 +240,10 @@ TEST_F(CudaDecode, GsaStepsThatKeepTokensLeaveTheSameWhenTheyAreRecorded) {
   const StateCase size{5, 4, 2, 512, 512, 64};
   constexpr int64_t period = 8;
   constexpr int steps = 29;
-  const int64_t kept_columns = size.heads * (size.key_dim + size.value_dim + size.slots);
   std::vector<std::vector<std::byte>> bits[2];
   for (const bool recorded : {false, true}) {
     Bench bench(Device::cuda, DType::bfloat16, true);
-    const Tensor token =
-        bench.random_float({size.sequences, size.query_heads * size.key_dim + kept_columns}, -2, 2);
+    const Tensor token = bench.random_float({size.sequences, projected_columns(size)}, -2, 2);
     const Tensor projected = bench.output(token.shape());
     const Tensor step = bench.integers({0});
     const GsaDecode args{
@@ -251,9 +254,7 @@ TEST_F(CudaDecode, GsaStepsThatKeepTokensLeaveTheSameWhenTheyAreRecorded) {
             {size.sequences, size.query_heads, size.key_dim, size.slots}, -0.2, 0.2),
         .value_state =
             bench.random_float({size.sequences, size.query_heads, size.slots, size.value_dim}),
-        .kept = {.rows = bench.output({size.sequences, period - 1, kept_columns}),
-                 .step = step,
-                 .offset = 2},
+        .kept = {.rows = bench.output(kept_shape(size, period)), .step = step, .offset = 2},
         .output = bench.output({size.sequences, size.query_heads * size.value_dim})};
     const auto work = [&] {
       convert(bench.stream(), {.input = token, .output = projected});

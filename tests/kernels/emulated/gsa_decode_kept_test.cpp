@@ -15,11 +15,13 @@ using gsa_decode_block::Layout;
 struct Case {
   int sequences, query_heads, heads;
   int key_dim, value_dim, slots;
-  int cluster;
   int period, offset;
+  int chunks;  // of the ring
 
-  int columns() const { return query_heads * key_dim + kept_columns(); }
-  int kept_columns() const { return heads * (key_dim + value_dim + slots); }
+  int columns() const { return query_heads * key_dim + heads * (key_dim + value_dim + slots); }
+  // Elements of a kept token, and of all of them (KeptTokens::shape).
+  int row() const { return (key_dim + value_dim + slots + 7) / 8 * 8; }
+  int kept() const { return sequences * heads * (period - 1) * row(); }
   int units() const { return sequences * query_heads; }
 };
 
@@ -58,7 +60,7 @@ class Definition {
 
  private:
   void step_unit(int unit, const float* row, std::vector<double>& outputs) {
-    const auto [sequences, query_heads, heads, key_dim, value_dim, slots, cluster, period, offset] =
+    const auto [sequences, query_heads, heads, key_dim, value_dim, slots, period, offset, chunks] =
         sizes_;
     const int query_head = unit % query_heads;
     const int head = query_head / (query_heads / heads);
@@ -107,7 +109,7 @@ class Kept {
       : sizes_(sizes),
         keys_(keys),
         values_(values),
-        rows_(size_t(sizes.sequences * (sizes.period - 1) * sizes.kept_columns()), missing()),
+        rows_(size_t(sizes.kept()), missing()),
         output_(size_t(sizes.units() * sizes.value_dim)) {}
 
   bool writes() const { return (step_ + sizes_.offset) % sizes_.period == sizes_.period - 1; }
@@ -119,9 +121,9 @@ class Kept {
     const KeptArgs<T> args = arguments();
     emulated::run(
         {.clusters = sizes_.units(),
-         .threads = gsa_decode_block::threads,
-         .shared_bytes = size_t(args.layout.end) * sizeof(float),
-         .cluster_blocks = sizes_.cluster,
+         .threads = gsa_decode_block::block_threads,
+         .shared_bytes = size_t(args.layout.end),
+         .cluster_blocks = 1,
          .previous =
              [&] {
                std::transform(projected.begin(), projected.end(), projected_.begin(),
@@ -142,8 +144,10 @@ class Kept {
   static T missing() { return from_float<T>(std::nanf("")); }
 
   KeptArgs<T> arguments() {
-    const int keys = sizes_.key_dim / sizes_.cluster;
-    const int values = sizes_.value_dim / sizes_.cluster;
+    const auto within = [&](int memory) {
+      return Layout(memory, sizes_.row() * int(sizeof(T)), sizes_.period, sizes_.key_dim,
+                    sizes_.slots);
+    };
     return {.decode = {.projected = {projected_.data(), sizes_.columns()},
                        .query_heads = sizes_.query_heads,
                        .heads = sizes_.heads,
@@ -155,15 +159,13 @@ class Kept {
                        .key_state = keys_.data(),
                        .value_state = values_.data(),
                        .output = {output_.data(), sizes_.query_heads * sizes_.value_dim},
-                       .cluster = sizes_.cluster},
-            .keys = keys,
-            .values = values,
-            .row = sizes_.kept_columns(),
+                       .cluster = 1},
+            .row = sizes_.row(),
             .rows = rows_.data(),
             .step = &step_,
             .offset = sizes_.offset,
             .period = sizes_.period,
-            .layout = Layout(sizes_.cluster, sizes_.period, keys, values, sizes_.slots)};
+            .layout = within(within(0).ring + sizes_.chunks * gsa_decode_block::chunk_bytes)};
   }
 
   Case sizes_;
@@ -197,7 +199,7 @@ void expect_its_definition(const Case& sizes, double tolerance) {
   Kept<T> kept(sizes, keys, values);
   for (int n = 0; n < 2 * sizes.period + 3; ++n) {
     SCOPED_TRACE(testing::Message() << "K " << sizes.key_dim << ", V " << sizes.value_dim
-                                    << ", cluster " << sizes.cluster << ", step " << n);
+                                    << ", chunks " << sizes.chunks << ", step " << n);
     std::vector<float> projected =
         random_numbers(size_t(sizes.sequences * sizes.columns()), 3, random);
     for (float& x : projected) {
@@ -216,17 +218,19 @@ void expect_its_definition(const Case& sizes, double tolerance) {
   }
 }
 
-// Grouped heads, all cluster sizes, periods up to the longest; dimensions that fill warps and not.
+// Grouped heads, periods up to the longest; dimensions that fill warps and not, a chunk and
+// several; rings of fewer chunks than a state has and of more.
 TEST(EmulatedGsaDecodeKept, IsItsDefinition) {
   for (const Case& sizes :
-       {Case{1, 2, 1, 16, 32, 20, 4, 4, 1}, Case{2, 2, 2, 24, 40, 16, 2, 3, 0},
-        Case{1, 1, 1, 64, 96, 64, 8, 8, 5}, Case{1, 4, 2, 12, 4, 20, 1, 2, 1}}) {
+       {Case{1, 2, 1, 16, 32, 20, 4, 1, 3}, Case{2, 2, 2, 24, 40, 16, 3, 0, 4},
+        Case{1, 1, 1, 200, 96, 64, 8, 5, 3}, Case{1, 4, 2, 12, 4, 20, 2, 1, 5},
+        Case{1, 1, 1, 35, 260, 68, 2, 0, 3}, Case{1, 1, 1, 5, 1024, 12, 3, 1, 3}}) {
     expect_its_definition<float>(sizes, float_tolerance);
   }
 }
 
 TEST(EmulatedGsaDecodeKept, InBfloat16IsItsDefinition) {
-  expect_its_definition<bfloat16>({1, 2, 1, 40, 16, 36, 2, 5, 2}, bfloat16_tolerance);
+  expect_its_definition<bfloat16>({1, 2, 1, 40, 16, 36, 5, 2, 3}, bfloat16_tolerance);
 }
 
 }  // namespace
