@@ -15,7 +15,8 @@ inline constexpr int block_threads = threads + warp_size;       // and a warp th
 inline constexpr int chunk_quads = 4;                           // of a thread
 inline constexpr int chunk_bytes = threads * chunk_quads * 16;  // at most
 inline constexpr int max_chunks = 12;                           // of the ring
-inline constexpr int max_dim = 1024;                            // K, V
+inline constexpr int chunks_under_way = 3;
+inline constexpr int max_dim = 1024;  // K, V
 static_assert(max_dim <= threads * quad, "a row of a state goes over the threads at once");
 
 // Rows of a state that are copied at once: each thread has `chunk_quads` of their quads.
@@ -183,17 +184,15 @@ __device__ inline float* value_state(const KeptArgs<T>& args, const Place& place
 
 // Copies a state into the ring, by one thread.
 template <typename T>
-__device__ inline void copy_state(const Shared<T>& shared, Turn& chunk, const float* state,
+__device__ inline void copy_state(const Shared<T>& shared, Filling& filling, const float* state,
                                   int rows, int columns, uint64_t policy) {
   const int at_once = chunk_rows(columns);
   for (int row = 0; row < rows; row += at_once) {
     const int bytes = min(at_once, rows - row) * columns * int(sizeof(float));
-    const uint32_t full = shared.full(chunk.place());
-    wait_barrier(shared.empty(chunk.place()), chunk.phase() ^ 1);
-    arrive_expecting(full, bytes);
-    copy_bytes(shared_address(shared.chunk(chunk.place())), state + int64_t(row) * columns, bytes,
-               full, policy);
-    chunk.advance();
+    const int chunk = filling.begin(shared);
+    arrive_expecting(shared.full(chunk), bytes);
+    copy_bytes(shared_address(shared.chunk(chunk)), state + int64_t(row) * columns, bytes,
+               shared.full(chunk), policy);
   }
 }
 

@@ -235,9 +235,9 @@ template <typename T>
 __device__ void copy_states(const KeptArgs<T>& args, const Shared<T>& shared, const Place& place) {
   const DecodeArgs<T>& decode = args.decode;
   const uint64_t policy = read_once();
-  Turn chunk(args.layout.chunks);
-  copy_state(shared, chunk, key_state(args, place), decode.key_dim, decode.slots, policy);
-  copy_state(shared, chunk, value_state(args, place), decode.slots, decode.value_dim, policy);
+  Filling filling(args.layout.chunks, chunks_under_way);
+  copy_state(shared, filling, key_state(args, place), decode.key_dim, decode.slots, policy);
+  copy_state(shared, filling, value_state(args, place), decode.slots, decode.value_dim, policy);
 }
 
 template <typename T>
