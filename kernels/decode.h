@@ -31,8 +31,9 @@ enum class DecodeActivation : uint8_t {
   swiglu  // output = swish(gate) * up: gate is the first half of y's columns, up the second
 };
 
-// On CUDA, up to eight rows, the norm is applied around the product: x = input * norm_weight is
-// rounded to the weights' dtype, and 1 / rms multiplies the float32 sums.
+// On CUDA, up to eight rows, and in bfloat16 up to 64 where K is a multiple of 64 from 256 to 5632,
+// the norm is applied around the product: x = input * norm_weight is rounded to the weights' dtype,
+// and 1 / rms multiplies the float32 sums.
 struct DecodeLinear {
   ConstTensor input;  // [B, K]
   DecodeNorm norm = DecodeNorm::none;

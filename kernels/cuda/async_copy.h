@@ -103,8 +103,16 @@ __device__ inline int load_word(uint32_t address) {
   return x;
 }
 
-// Begins copying `bytes` (a multiple of 16) that lie side by side into shared memory. What is read
-// once need not stay in the L2 cache: `read_once` is the policy for it.
+// Begins copying `bytes` (a multiple of 16) that lie side by side into shared memory.
+__device__ inline void copy_bytes(uint32_t target, const void* source, int bytes,
+                                  uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::
+          "r"(target),
+      "l"(source), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+// What is read once need not stay in the L2 cache: `read_once` is the policy for it.
 __device__ inline uint64_t read_once() {
   uint64_t policy;
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));

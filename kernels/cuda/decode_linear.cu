@@ -1,7 +1,7 @@
 // Products of a decode step: few rows times a whole weight matrix, bound by reading the weights
-// once. Up to eight sequences in bfloat16 are one kernel on tensor cores (decode_linear_few.cu),
-// with the same bits for a sequence in every batch; up to 64 one behind a kernel for the norm
-// (decode_linear_many.cu); others go through cuBLASLt.
+// once. Up to eight sequences in bfloat16 are one kernel on tensor cores (decode_linear_few.cu), up
+// to 64 another one (decode_linear_many.cu), each with the same bits for a sequence in every batch;
+// others go through cuBLASLt.
 #include "kernels/cuda/decode_linear.h"
 
 #include "kernels/backends.h"
@@ -133,12 +133,6 @@ LinearArgs linear_args(const DecodeLinear& args) {
   return linear;
 }
 
-// The normalized input's place.
-Tensor normalized_in(const DecodeLinear& args, std::byte* workspace) {
-  return {workspace + DecodeWorkspace(args).normalized, args.input.dtype(), Device::cuda,
-          args.input.shape()};
-}
-
 // Any sequences: the operations of training one after the other, the residual added by the product.
 void run_operations(Stream& stream, const DecodeLinear& args, std::byte* workspace) {
   const int64_t rows = args.input.dim(0);
@@ -150,7 +144,7 @@ void run_operations(Stream& stream, const DecodeLinear& args, std::byte* workspa
   };
   ConstTensor x = args.input;
   if (args.norm == DecodeNorm::rms_norm) {
-    const Tensor normalized = normalized_in(args, workspace);
+    const Tensor normalized = tensor(layout.normalized, dtype, args.input.shape());
     rms_norm_forward(stream, {.input = args.input,
                               .weight = args.norm_weight,
                               .epsilon = args.epsilon,
@@ -188,7 +182,7 @@ void decode_linear(Stream& stream, const DecodeLinear& args, std::byte* workspac
   }
   if (args.input.dim(0) > decode_few_rows) {
     if (decode::takes_many(args)) {
-      decode::run_many(stream, args, normalized_in(args, workspace));
+      decode::run_many(stream, args);
     } else {
       run_operations(stream, args, workspace);
     }

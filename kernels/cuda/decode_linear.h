@@ -42,9 +42,8 @@ bool takes_few(int64_t rows, int64_t columns);
 void run_few(Stream& stream, LinearArgs args);
 
 // decode_linear_many.cu: 9 to 64 sequences in bfloat16; K a multiple of 64, from 256 to 5632.
-// `normalized`: memory of the input's shape for its norm.
 bool takes_many(const DecodeLinear& args);
-void run_many(Stream& stream, const DecodeLinear& args, const Tensor& normalized);
+void run_many(Stream& stream, const DecodeLinear& args);
 
 // Elements [begin, end).
 struct Span {

@@ -1,20 +1,14 @@
-// Products of a decode step for 9 to 64 sequences by decode_linear_many.h: how they are cut, and
-// the norm in front of them, a block a sequence, as a kernel of the same chain.
+// Products of a decode step for 9 to 64 sequences by decode_linear_many.h: how they are cut.
 //
 // Clusters are of four blocks where these have room for the input, else of eight, and as many as
 // run at once, a block a multiprocessor. With the sizes of a 1.3B model, in units of 32 KB a block:
 // 32 clusters of 4 have 6 or 7 units of q/k/v/f, two of o, 11 of gate/up, 31 or 32 of the head; 16
 // of 8 have four of down, of 44 KB.
-//
-// A block leaves place beside it for the next norm's, so that this one is there when it may begin,
-// and the product behind it can fill its ring while it computes. Only with K > 2048 the input takes
-// the registers that the norm would need.
 #include "kernels/cuda/decode_linear_many.h"
 
 #include <algorithm>
 
 #include "kernels/cuda/decode_linear.h"
-#include "kernels/cuda/rms_norm_rows.h"
 #include "kernels/cuda/tensor_map.h"
 
 namespace gsa::kernels::cuda::decode {
@@ -24,7 +18,11 @@ using decode_many::ManyProduct;
 using decode_many::Partition;
 using decode_many::SharedLayout;
 
-constexpr int memory_bytes = 222 << 10;  // of a block; the rest is for the norm's blocks
+// All that a block may have. Units of 40 KB (K = 2560) get five slots by the last kilobyte; the
+// others would get as many of 222 KB.
+constexpr int memory_bytes = 227 << 10;
+
+constexpr int units_under_way = 3;
 
 // The most panels of the depth in a block that kernels exist for; clusters of eight have but one.
 constexpr int few_panels = 8;
@@ -54,20 +52,24 @@ Partition partition_of(const DecodeLinear& args) {
   partition.units = int(blocks_of(args.output.dim(1), decode_many::unit_rows / groups_of(args)));
   const int left = memory_bytes - SharedLayout(partition).bytes;
   partition.slots = std::min(left / partition.slot_bytes(), decode_many::most_slots);
+  partition.under_way = units_under_way;
   return partition;
 }
 
-ManyProduct product_of(const DecodeLinear& args, const ConstTensor& input) {
+ManyProduct product_of(const DecodeLinear& args) {
   ManyProduct product{};
   product.partition = partition_of(args);
   product.rows = int(args.input.dim(0));
   product.outputs = int(args.output.dim(1));
-  product.input = map_panels(input, decode_many::most_rows);
+  product.input = map_panels(args.input, decode_many::most_rows);
   for (int group = 0; group < groups_of(args); ++group) {
     const int64_t first = int64_t(group) * product.outputs;
     product.weights[group] = map_row_groups(args.weight.rows(first, first + product.outputs),
                                             product.partition.block_panels());
   }
+  product.norm = args.norm == DecodeNorm::rms_norm;
+  product.norm_weight = product.norm ? elements_of<bfloat16>(args.norm_weight) : nullptr;
+  product.epsilon = float(args.epsilon);
   product.residual = rows_of<bfloat16>(args.residual);
   if (args.output.dtype() == DType::bfloat16) {
     product.output = rows_of<bfloat16>(args.output);
@@ -104,57 +106,6 @@ void launch(Stream& stream, const ManyProduct& product) {
   }
 }
 
-struct NormArgs {
-  Rows<const bfloat16> input;
-  const bfloat16* weight;  // or absent
-  float epsilon;
-  Rows<bfloat16> output;
-  int columns;
-};
-
-constexpr int norm_threads = 256;
-constexpr int norm_vectors = norm_max_columns / norm_threads / vector_width;  // of a thread
-
-__global__ void __launch_bounds__(norm_threads) norm_kernel(const NormArgs args) {
-  using Part = Slice<bfloat16, vector_width, norm_vectors>;
-  __shared__ float sums[norm_threads / warp_size];
-  let_next_start();
-  Part weight;
-  if (args.weight != nullptr) {
-    weight.load({args.weight, 0}, 0, args.columns);
-  }
-  wait_for_previous();
-  const int row = int(blockIdx.x);
-  Part input;
-  input.load(args.input, row, args.columns);
-  float squares = 0.0F;
-  float x[norm_vectors][vector_width];
-#pragma unroll
-  for (int i = 0; i < norm_vectors; ++i) {
-    if (Part::column(i) < args.columns) {
-      input.vectors[i].unpack(x[i]);
-#pragma unroll
-      for (int j = 0; j < vector_width; ++j) {
-        squares += x[i][j] * x[i][j];
-      }
-    }
-  }
-  const float total = block_reduce(squares, sums, Add{});
-  const float scale = 1.0F / sqrtf(total / float(args.columns) + args.epsilon);
-#pragma unroll
-  for (int i = 0; i < norm_vectors; ++i) {
-    if (Part::column(i) < args.columns) {
-      float w[vector_width];
-      weight.vectors[i].unpack(w);
-#pragma unroll
-      for (int j = 0; j < vector_width; ++j) {
-        x[i][j] *= args.weight != nullptr ? scale * w[j] : scale;
-      }
-      store(args.output.at(row, Part::column(i)), x[i]);
-    }
-  }
-}
-
 }  // namespace
 
 bool takes_many(const DecodeLinear& args) {
@@ -162,21 +113,13 @@ bool takes_many(const DecodeLinear& args) {
   const int64_t columns = args.input.dim(1);
   const int64_t outputs = args.output.dim(1);
   return args.input.dtype() == DType::bfloat16 && rows <= decode_many::most_rows &&
-         columns % panel_columns == 0 && columns <= norm_max_columns && outputs % 2 == 0 &&
+         columns % panel_columns == 0 && outputs % 2 == 0 &&
          are_aligned(args.input, args.weight, args.norm_weight, args.residual, args.output) &&
          cluster_bits_for(int(columns / panel_columns)) > 0;
 }
 
-void run_many(Stream& stream, const DecodeLinear& args, const Tensor& normalized) {
-  ConstTensor input = args.input;
-  if (args.norm == DecodeNorm::rms_norm) {
-    const NormArgs norm{rows_of<bfloat16>(args.input), elements_of<bfloat16>(args.norm_weight),
-                        float(args.epsilon), rows_of<bfloat16>(normalized), int(args.input.dim(1))};
-    launch_dependent(norm_kernel, {.blocks = unsigned(args.input.dim(0)), .threads = norm_threads},
-                     norm, stream, "decode_linear");
-    input = normalized;
-  }
-  const ManyProduct product = product_of(args, input);
+void run_many(Stream& stream, const DecodeLinear& args) {
+  const ManyProduct product = product_of(args);
   if (is_gated(args)) {
     launch<2>(stream, product);
   } else {

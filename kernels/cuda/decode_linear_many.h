@@ -1,18 +1,23 @@
-// Products of a decode step for 9 to 64 sequences: y = x W^T, bound by reading the weights once.
+// Products of a decode step for 9 to 64 sequences: y = x W^T, bound by reading the weights once,
+// or with RMSNorm in front y = (x * w) W^T / rms(x), where x * w is rounded to bfloat16.
 //
 // A *unit* is 32 rows of weights (with swiglu 16 gates and their 16 ups). Clusters of c blocks take
 // units in turn, each block of a cluster a part of the depth K, so that what is asked for at one
 // time lies together: a kilobyte of each row a block (K = 2048, c = 4), and beside it those of the
 // others of its cluster; other clusters read the rows above and below.
 //
-//   one thread      copies units ahead into a ring of 4 to 6 slots, 32 or 44 KB each; the last two
-//                   bring the input first
+//   one thread      copies units ahead into a ring of 4 to 6 slots, 32 or 44 KB each
+//   one thread      copies the input, for which the last two slots are kept at first
 //   a warpgroup     has the input in registers, 64 sequences by K / c; multiplies (wgmma m64n32k16,
 //                   right: a slot) and hands its sums over to the blocks that own the sequences
 //   1 or 2 warps    finish the block's 64 / c sequences of a unit: they add up the sums of all
 //                   blocks, in the order of ranks, and store
 //
 // More than eight warps would leave a thread 168 registers; K = 5632 takes 176 for the input.
+//
+// The norm is what the warpgroup does to a panel of the input that has come: it adds up squares and
+// multiplies by the norm's weights, while the next panel is on its way. The sums of squares go to
+// the blocks that own the sequences, once, and 1 / rms multiplies the sums of products there.
 //
 // The ring begins to fill before the kernel in front has ended; only the input waits for that. All
 // barriers of the ring are the block's own. Blocks hear of each other at the start, and then by
@@ -28,6 +33,7 @@
 
 #include "kernels/cuda/async_copy.h"
 #include "kernels/cuda/dependent_launch.h"
+#include "kernels/cuda/reduce.h"
 #include "kernels/cuda/ring.h"
 #include "kernels/cuda/wgmma.h"
 
@@ -43,16 +49,18 @@ inline constexpr int most_slots = 8;
 inline constexpr int input_slots = most_rows / unit_rows;      // that the input takes
 inline constexpr int buffers = 3;                              // of a unit's sums
 inline constexpr int fragment_bytes = 4 * int(sizeof(float));  // what a lane hands over at once
-// What a block receives of a unit: its 64 / c sequences from each of the c blocks.
+// What a block receives of a unit, and once of squares: its 64 / c sequences from each of c blocks.
 inline constexpr int sums_bytes = most_rows * unit_rows * int(sizeof(float));
+inline constexpr int squares_bytes = most_rows * int(sizeof(float));
 
 // How the work is cut.
 struct Partition {
   int cluster_bits;  // log2 of a cluster's blocks
   int clusters;      // that the units go to in turn
   int units;
-  int panels;  // of the depth
-  int slots;   // of the ring
+  int panels;     // of the depth
+  int slots;      // of the ring
+  int under_way;  // units on their way at a time
 
   __host__ __device__ int cluster() const { return 1 << cluster_bits; }
   // The depth's panels before those of a block, and the most that a block has.
@@ -80,14 +88,18 @@ struct Shares {
 
 // Where things lie in a block's memory, in bytes from its begin, where the ring is.
 struct SharedLayout {
-  int sums;      // handed over: [buffers][cluster][parts][lanes] fragments
-  int barriers;  // of 8 bytes: BlockPlace
+  int sums;         // handed over: [buffers][cluster][parts][lanes] fragments
+  int squares;      // handed over: [cluster][rows of the block] sums of squares
+  int norm_weight;  // of the block's panels
+  int barriers;     // of 8 bytes: BlockPlace
   int bytes;
 
   __host__ __device__ explicit SharedLayout(const Partition& partition) {
     sums = partition.slots * partition.slot_bytes();
-    barriers = sums + buffers * sums_bytes;
-    bytes = barriers + (most_panels + 1 + 2 * most_slots + buffers * (1 + warps)) * 8;
+    squares = sums + buffers * sums_bytes;
+    norm_weight = squares + squares_bytes;
+    barriers = norm_weight + most_panels * panel_row_bytes;
+    bytes = barriers + (most_panels + 1 + 2 * most_slots + buffers * (1 + warps) + 2) * 8;
   }
 };
 
@@ -95,6 +107,9 @@ struct ManyProduct {
   CUtensorMap input;       // [B, K]: panels of 64 rows
   CUtensorMap weights[2];  // [N, K] of outputs, or of gates and of ups: groups of 8 rows by all of
                            // a block's panels
+  bool norm;               // RMSNorm in front
+  const bfloat16* norm_weight;  // [K], or absent: ones
+  float epsilon;
   Rows<const bfloat16> residual;  // or absent
   Rows<bfloat16> output;          // or absent:
   Rows<float> float_output;       // in float32
@@ -112,6 +127,8 @@ struct BlockPlace {
   int panels;
   uint32_t ring;
   uint32_t sums;
+  uint32_t squares;
+  uint32_t norm_weight;
   uint32_t barriers;
 
   __device__ explicit BlockPlace(const ManyProduct& whole)
@@ -123,6 +140,8 @@ struct BlockPlace {
         ring(shared_address(block_memory())) {
     const SharedLayout layout(product.partition);
     sums = ring + uint32_t(layout.sums);
+    squares = ring + uint32_t(layout.squares);
+    norm_weight = ring + uint32_t(layout.norm_weight);
     barriers = ring + uint32_t(layout.barriers);
   }
 
@@ -138,9 +157,15 @@ struct BlockPlace {
     return sums + uint32_t(buffer * sums_bytes +
                            ((sender * parts + part) * warp_size + lane) * fragment_bytes);
   }
+  // Where a block's sum of the squares of one of the `rows` sequences lies.
+  template <int rows>
+  __device__ uint32_t square(int sender, int row) const {
+    return squares + uint32_t((sender * rows + row) * int(sizeof(float)));
+  }
 
   // Barriers: a panel of the input is there, and all of them are in registers; a slot is full, or
-  // empty; a unit's sums are there, and the owners of a warp's strip have read theirs.
+  // empty; a unit's sums are there, and the owners of a warp's strip have read theirs; the norm's
+  // weights are there, and the sums of squares.
   __device__ uint32_t arrived(int panel) const { return barrier(panel); }
   __device__ uint32_t loaded() const { return barrier(most_panels); }
   __device__ uint32_t full(int slot) const { return barrier(most_panels + 1 + slot); }
@@ -149,6 +174,8 @@ struct BlockPlace {
   __device__ uint32_t drained(int buffer, int warp) const {
     return received(buffers + buffer * warps + warp);
   }
+  __device__ uint32_t weighted() const { return drained(buffers, 0); }
+  __device__ uint32_t squared() const { return drained(buffers, 1); }
 
   // By one thread. `owners`: of a strip; each has `finishers` warps.
   __device__ void init_barriers(int owners, int finishers) const {
@@ -168,6 +195,8 @@ struct BlockPlace {
         init_barrier(drained(buffer, warp), max(1, min(with_rows, owners)) * finishers);
       }
     }
+    init_barrier(weighted(), 1);
+    init_barrier(squared(), 1);
     publish_barriers();
   }
 
@@ -175,8 +204,17 @@ struct BlockPlace {
   __device__ uint32_t barrier(int index) const { return barriers + uint32_t(index * 8); }
 };
 
+// Begins copying the norm's weights of the block's panels, if there are any.
+__device__ inline void copy_norm_weight(const BlockPlace& place) {
+  if (place.product.norm_weight != nullptr) {
+    const int bytes = place.panels * panel_row_bytes;
+    arrive_expecting(place.weighted(), bytes);
+    copy_bytes(place.norm_weight, place.product.norm_weight + place.begin * panel_columns, bytes,
+               place.weighted());
+  }
+}
+
 __device__ inline void copy_input(const BlockPlace& place) {
-  wait_for_previous();
   for (int panel = 0; panel < place.panels; ++panel) {
     arrive_expecting(place.arrived(panel), panel_bytes);
     copy_panels(place.input_panel(panel), place.product.input,
@@ -197,32 +235,56 @@ __device__ inline void copy_unit(const BlockPlace& place, int unit, int slot) {
   }
 }
 
-// The thread that copies: units until the slots for them are full, the input, and when that has
-// left its slots the other units.
+// The thread that copies weights: the norm's, units until the slots for them are full, and when the
+// input has left its slots the other units.
 template <int groups>
-__device__ inline void copy(const BlockPlace& place) {
+__device__ inline void copy_weights(const BlockPlace& place) {
   const Partition& partition = place.product.partition;
-  prefetch_map(place.product.input);
-  Turn slot(partition.slots);
+  copy_norm_weight(place);
+  Filling slot(partition.slots, partition.under_way);
   int ahead = partition.slots - input_slots;
   for (int unit = place.cluster; unit < partition.units; unit += partition.clusters) {
     if (ahead-- == 0) {
-      copy_input(place);
       wait_barrier(place.loaded(), 0);
     }
-    wait_barrier(place.empty(slot.place()), slot.phase() ^ 1);
-    copy_unit<groups>(place, unit, slot.place());
-    slot.advance();
-  }
-  if (ahead >= 0) {
-    copy_input(place);
+    copy_unit<groups>(place, unit, slot.begin(place));
   }
 }
 
-// The input of a warp's strip, in registers; zeros where the block has fewer panels.
+// A panel of a lane's two rows: adds its squares to theirs, and multiplies it by the weights.
+__device__ __forceinline__ void apply_norm(StripOperand& a, float (&squares)[2],
+                                           const BlockPlace& place, int panel, int lane) {
+#pragma unroll
+  for (int step = 0; step < panel_steps; ++step) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 x = unpack_pair(a[step][i]);
+      squares[i % 2] = fmaf(x.x, x.x, squares[i % 2]);
+      squares[i % 2] = fmaf(x.y, x.y, squares[i % 2]);
+    }
+  }
+  if (place.product.norm_weight != nullptr) {
+    const uint32_t weights =
+        place.norm_weight + uint32_t(panel * panel_row_bytes + lane % 4 * int(sizeof(uint32_t)));
+#pragma unroll
+    for (int i = 0; i < panel_tiles; ++i) {
+      const auto weight = uint32_t(load_word(weights + uint32_t(i * piece_bytes)));
+      uint32_t* pairs = a[i / 2] + i % 2 * 2;
+      pairs[0] = multiply_pairs(pairs[0], weight);
+      pairs[1] = multiply_pairs(pairs[1], weight);
+    }
+  }
+}
+
+// The input of a warp's strip, in registers; zeros where the block has fewer panels. With a norm
+// `squares` becomes the sums of those of a lane's two rows.
 template <int panels>
-__device__ __forceinline__ void load_input(StripOperand (&a)[panels], const BlockPlace& place,
-                                           int warp, int lane) {
+__device__ __forceinline__ void load_input(StripOperand (&a)[panels], float (&squares)[2],
+                                           const BlockPlace& place, int warp, int lane) {
+  squares[0] = squares[1] = 0.0F;
+  if (place.product.norm_weight != nullptr) {
+    wait_barrier(place.weighted(), 0);
+  }
 #pragma unroll
   for (int panel = 0; panel < panels; ++panel) {
     if (panel < place.panels) {
@@ -230,6 +292,9 @@ __device__ __forceinline__ void load_input(StripOperand (&a)[panels], const Bloc
 #pragma unroll
       for (int step = 0; step < panel_steps; ++step) {
         load_step(a[panel][step], place.input_panel(panel), warp * strip_rows, step, lane);
+      }
+      if (place.product.norm) {
+        apply_norm(a[panel], squares, place, panel, lane);
       }
     } else {
 #pragma unroll
@@ -270,6 +335,24 @@ __device__ __forceinline__ void multiply_unit(float (&c)[unit_tiles][4],
   hold(c, unit_tiles);
 }
 
+// Hands the sums of squares of a warp's strip over to the blocks that own its sequences: the first
+// two lanes of four their low and their high row's.
+template <int cluster>
+__device__ __forceinline__ void send_squares(const float (&squares)[2], const BlockPlace& place,
+                                             int warp, int lane) {
+  using Share = Shares<cluster>;
+  const float low = quad_sum(squares[0]);
+  const float high = quad_sum(squares[1]);
+  const int half = lane % 4;
+  const int row = warp * strip_rows + half * 8 + lane / 4;
+  const int owner = row / Share::rows;
+  if (half < 2 && owner * Share::rows < place.product.rows) {
+    hand_over_word(
+        address_in_block(place.square<Share::rows>(place.rank, row % Share::rows), owner),
+        __float_as_int(half == 0 ? low : high), address_in_block(place.squared(), owner));
+  }
+}
+
 // Hands a warp's sums over to the blocks that own its sequences.
 template <int cluster>
 __device__ __forceinline__ void send(const float (&c)[unit_tiles][4], const BlockPlace& place,
@@ -305,7 +388,11 @@ __device__ __forceinline__ void multiply(const BlockPlace& place) {
   const int warp = int(threadIdx.x) / warp_size;
   const bool has_rows = warp * strip_rows < place.product.rows;
   StripOperand a[panels];
-  load_input(a, place, warp, lane);
+  float squares[2];
+  load_input(a, squares, place, warp, lane);
+  if (place.product.norm) {
+    send_squares<cluster>(squares, place, warp, lane);
+  }
   Turn slot(partition.slots);
   Turn buffer(buffers);
   for (int unit = place.cluster; unit < partition.units; unit += partition.clusters) {
@@ -333,6 +420,7 @@ class Finisher {
   static constexpr int pairs = 2;
   static constexpr int output_parts = Share::lane_parts / groups;
   using Sums = float[Share::lane_parts][4];
+  using Scales = float[pairs];
   using Residual = uint32_t[output_parts][pairs];
 
   __device__ explicit Finisher(const BlockPlace& place)
@@ -343,6 +431,8 @@ class Finisher {
 
   __device__ void run() const {
     const Partition& partition = product_.partition;
+    Scales scales;
+    load_scales(scales);
     Turn buffer(buffers);
     for (int unit = place_.cluster; unit < partition.units; unit += partition.clusters) {
       Residual residual;
@@ -352,7 +442,7 @@ class Finisher {
       }
       wait_barrier(place_.received(buffer.place()), buffer.phase());
       Sums sums;
-      add_up(sums, buffer.place());
+      add_up(sums, scales, buffer.place());
       // Nobody waits for it after the last ones, and may be gone.
       if (unit + buffers * partition.clusters < partition.units) {
         tell_drained(buffer.place());
@@ -375,6 +465,32 @@ class Finisher {
     return row(pair) < product_.rows && column(unit, i, pair) < product_.outputs;
   }
 
+  // What the norm multiplies the sequences of the pairs by. The squares are waited for even where
+  // the cluster has no units: they are sent.
+  __device__ void load_scales(Scales& scales) const {
+    scales[0] = scales[1] = 1.0F;
+    if (product_.norm) {
+      if (warp_ == 0 && lane_ == 0) {
+        arrive_expecting(place_.squared(), squares_bytes);
+      }
+      wait_barrier(place_.squared(), 0);
+#pragma unroll
+      for (int pair = 0; pair < pairs; ++pair) {
+        scales[pair] = inverse_rms(row(pair) - place_.rank * Share::rows);
+      }
+    }
+  }
+  // Of a sequence of the block's; blocks' sums in the order of ranks.
+  __device__ float inverse_rms(int row) const {
+    float squares = 0.0F;
+#pragma unroll
+    for (int sender = 0; sender < cluster; ++sender) {
+      squares += __int_as_float(load_word(place_.square<Share::rows>(sender, row)));
+    }
+    const int columns = product_.partition.panels * panel_columns;
+    return 1.0F / sqrtf(squares / float(columns) + product_.epsilon);
+  }
+
   __device__ void load_residual(Residual& residual, int unit) const {
 #pragma unroll
     for (int i = 0; i < output_parts; ++i) {
@@ -388,8 +504,8 @@ class Finisher {
     }
   }
 
-  // In the order of ranks.
-  __device__ void add_up(Sums& sums, int buffer) const {
+  // In the order of ranks, and multiplied by the scales.
+  __device__ void add_up(Sums& sums, const Scales& scales, int buffer) const {
 #pragma unroll
     for (int i = 0; i < Share::lane_parts; ++i) {
       load_handed(place_.fragment<Share::parts>(buffer, 0, part(i), lane_), sums[i]);
@@ -401,6 +517,10 @@ class Finisher {
         for (int j = 0; j < 4; ++j) {
           sums[i][j] += x[j];
         }
+      }
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        sums[i][j] *= scales[j / 2];
       }
     }
   }
@@ -457,20 +577,26 @@ __global__ void __launch_bounds__(Shares<cluster>::threads, 1)
   const int warp = int(threadIdx.x) / warp_size;
   const bool copies = threadIdx.x == Share::threads - warp_size;
   if (copies) {
+    prefetch_map(product.input);
     place.init_barriers(Share::strip_owners, Share::finishers);
   }
   sync_threads(0, Share::threads);
   cluster_arrive_relaxed();
+  const bool finishes = warp >= warps && warp < warps + Share::finishers;
   if (copies) {
-    copy<groups>(place);
+    copy_weights<groups>(place);
+  } else if (finishes) {
+    wait_for_previous();
+    if (threadIdx.x == warpgroup_threads) {
+      copy_input(place);
+    }
   }
   __syncwarp();
   // All blocks of the cluster have their barriers.
   cluster_wait();
   if (warp < warps) {
     multiply<cluster, panels>(place);
-  } else if (warp < warps + Share::finishers && place.rank * Share::rows < product.rows) {
-    wait_for_previous();
+  } else if (finishes && place.rank * Share::rows < product.rows) {
     Finisher<groups, cluster>(place).run();
   }
 }

@@ -69,6 +69,12 @@ __device__ inline uint32_t pack_pair(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return reinterpret_cast<const uint32_t&>(pair);
 }
+// The products of two pairs, each rounded once.
+__device__ inline uint32_t multiply_pairs(uint32_t a, uint32_t b) {
+  const __nv_bfloat162 pair = __hmul2(reinterpret_cast<const __nv_bfloat162&>(a),
+                                      reinterpret_cast<const __nv_bfloat162&>(b));
+  return reinterpret_cast<const uint32_t&>(pair);
+}
 
 // Copies 16 bytes to shared memory in the background; zeros if not `valid`.
 __device__ inline void copy_piece(uint32_t target, const void* source, bool valid) {

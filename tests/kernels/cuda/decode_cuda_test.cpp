@@ -80,6 +80,35 @@ TEST_F(CudaDecode, LinearWithSwigluAndFloatResultIsAsOnTheCpu) {
   }
 }
 
+// Without the norm's weight, and with an epsilon that shows beside the squares' mean of 4 / 3. Up
+// to eight rows, and from nine to 64 with parts of the depth of all lengths.
+TEST_F(CudaDecode, LinearWithNormWithoutWeightIsAsOnTheCpu) {
+  for (const LinearCase& size : {LinearCase{8, 2048, 200},
+                                 {9, 256, 72},
+                                 {17, 1344, 136},
+                                 {33, 2560, 200},
+                                 {50, 2880, 72},
+                                 {64, 2048, 200},
+                                 {64, 5632, 72}}) {
+    for (const bool gated : {false, true}) {
+      expect_as_on_cpu(text("decode_linear rms_norm of ones", size), [&](Bench& bench) {
+        const double scale = 3.0 / std::sqrt(double(size.columns));
+        const Tensor input = bench.random({size.rows, size.columns}, -2, 2);
+        const int64_t weights = gated ? 2 * size.outputs : size.outputs;
+        const Tensor output = bench.output(DType::float32, {size.rows, size.outputs});
+        decode_linear(bench.stream(),
+                      {.input = input,
+                       .norm = DecodeNorm::rms_norm,
+                       .epsilon = 0.5,
+                       .weight = bench.random({weights, size.columns}, -scale, scale),
+                       .activation = gated ? DecodeActivation::swiglu : DecodeActivation::none,
+                       .output = output});
+        bench.keep("output", output);
+      });
+    }
+  }
+}
+
 // The bits of a sequence's outputs, computed among `rows` others.
 std::vector<std::byte> first_row_bits(int64_t rows, int64_t columns) {
   constexpr int64_t outputs = 200;

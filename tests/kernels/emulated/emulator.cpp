@@ -50,6 +50,7 @@ void run_fiber() {
     fiber.error = std::current_exception();
   }
   fiber.is_done = true;
+  --fiber.thread.block->running;
   machine->has_moved = true;
   swapcontext(&fiber.context, &machine->scheduler);
 }
@@ -72,6 +73,7 @@ void prepare(Fiber& fiber) {
 }
 
 void add_block(Cluster& cluster, Block& block) {
+  block.running = machine->threads;
   for (int i = 0; i < machine->threads; ++i) {
     if (i % warp_threads == 0) {
       machine->warps.push_back(std::make_unique<Warp>());
@@ -85,6 +87,17 @@ void add_block(Cluster& cluster, Block& block) {
     prepare(*fiber);
     machine->fibers.push_back(std::move(fiber));
   }
+}
+
+void expect_running(const Block& block) {
+  if (block.running == 0) {
+    throw std::logic_error("something is sent to a block that has ended");
+  }
+}
+Block& block_at(uint32_t address) {
+  Block& block = current().cluster->blocks[address >> rank_shift];
+  expect_running(block);
+  return block;
 }
 
 // Lands some of what is under way, in any order: a few, or up to a quarter of many.
@@ -174,8 +187,12 @@ void wait_until(const char* what, const std::function<bool()>& ready) {
   machine->has_moved = true;
 }
 
-void land_later(std::function<void()> landing) {
-  machine->landings.push_back(std::move(landing));
+void land_later(uint32_t target, std::function<void()> landing) {
+  const Block& block = block_at(target);
+  machine->landings.push_back([&block, landing = std::move(landing)] {
+    expect_running(block);
+    landing();
+  });
 }
 
 void wait_for_previous() {
@@ -207,7 +224,7 @@ uint32_t address_of(const void* pointer) {
 }
 
 unsigned char* pointer_to(uint32_t address) {
-  const Block& block = current().cluster->blocks[address >> rank_shift];
+  const Block& block = block_at(address);
   const uint32_t offset = address & offset_mask;
   if (offset >= block.bytes) {
     throw std::out_of_range("an address beyond the block's shared memory");
@@ -216,7 +233,7 @@ unsigned char* pointer_to(uint32_t address) {
 }
 
 MemoryBarrier& barrier_at(uint32_t address) {
-  return current().cluster->blocks[address >> rank_shift].barriers[address & offset_mask];
+  return block_at(address).barriers[address & offset_mask];
 }
 
 void run(const Launch& launch, const std::function<void()>& kernel, uint32_t seed) {
@@ -236,7 +253,7 @@ void run(const Launch& launch, const std::function<void()>& kernel, uint32_t see
   }
   if (launch.previous) {
     machine->previous_has_ended = false;
-    land_later([&launch] {
+    machine->landings.push_back([&launch] {
       launch.previous();
       machine->previous_has_ended = true;
     });
@@ -249,6 +266,9 @@ void run(const Launch& launch, const std::function<void()>& kernel, uint32_t see
     if (!machine->has_moved && !waits_for_copies) {
       throw std::runtime_error(hang());
     }
+  }
+  for (const std::function<void()>& landing : machine->landings) {
+    landing();
   }
 }
 

@@ -56,6 +56,7 @@ struct Block {
   size_t bytes = 0;
   std::map<uint32_t, MemoryBarrier> barriers;  // by offset
   std::map<int, CountedBarrier> numbered;
+  int running = 0;  // threads that have not ended
 };
 
 struct Cluster {
@@ -85,8 +86,9 @@ int threads_of_block();
 
 // Lets others run until `ready`; `what` names the wait if it never ends.
 void wait_until(const char* what, const std::function<bool()>& ready);
-// Has the copy engine do something, some time.
-void land_later(std::function<void()> landing);
+// Has the copy engine write to an address in shared memory, some time. That is an error if its
+// block has ended by then.
+void land_later(uint32_t target, std::function<void()> landing);
 
 // Until the kernel in front has ended.
 void wait_for_previous();
@@ -96,7 +98,8 @@ void wait_for_previous();
 void wait_for(const CountedBarrier& barrier, int64_t generation, const char* what);
 void arrive_at(CountedBarrier& barrier, int total, bool wait, const char* what);
 
-// An address in shared memory: the block's rank in the highest byte, then the offset.
+// An address in shared memory: the block's rank in the highest byte, then the offset. Its block has
+// not ended.
 uint32_t address_of(const void* pointer);
 unsigned char* pointer_to(uint32_t address);
 MemoryBarrier& barrier_at(uint32_t address);

@@ -26,6 +26,7 @@ struct HandOver {
     if (threadIdx.x == 0) {
       arrive_expecting(barrier, 8 * panel_row_bytes);
       copy_panels(panel, map, 0, 0, barrier);
+      wait_barrier(barrier, 0);
     }
     if (threadIdx.x >= warp_size) {
       if (waits) {
@@ -78,6 +79,33 @@ TEST(Emulator, AWaitThatNeverEndsIsTold) {
     EXPECT_NE(std::string(error.what()).find("128 threads wait for a barrier in memory"),
               std::string::npos)
         << error.what();
+  }
+}
+
+// The first block sends the second one a word, which waits for it or not.
+void run_sending(bool waits, uint32_t seed) {
+  const auto kernel = [waits] {
+    const uint32_t place = shared_address(block_memory());
+    const uint32_t barrier = place + 2048;
+    if (threadIdx.x == 0) {
+      init_barrier(barrier, 1);
+    }
+    sync_cluster();
+    if (threadIdx.x == 0 && cluster_rank() == 0) {
+      hand_over_word(address_in_block(place, 1), 1, address_in_block(barrier, 1));
+    }
+    if (threadIdx.x == 0 && cluster_rank() == 1 && waits) {
+      arrive_expecting(barrier, sizeof(int));
+      wait_barrier(barrier, 0);
+    }
+  };
+  emulated::run({.threads = threads, .shared_bytes = shared_bytes}, kernel, seed);
+}
+
+TEST(Emulator, ABlockThatEndsBeforeWhatIsSentToItIsTold) {
+  for (uint32_t seed = 0; seed < seeds; ++seed) {
+    EXPECT_NO_THROW(run_sending(true, seed));
+    EXPECT_THROW(run_sending(false, seed), std::logic_error);
   }
 }
 

@@ -53,6 +53,16 @@ inline int __shfl_sync(unsigned /*mask*/, int x, int lane) {
   return value;
 }
 
+inline float __shfl_xor_sync(unsigned /*mask*/, float x, unsigned lanes) {
+  emulated::Warp& warp = *emulated::current().warp;
+  const unsigned lane = threadIdx.x % warp_size;
+  warp.operands[lane][0] = std::bit_cast<uint32_t>(x);
+  __syncwarp();
+  const auto other = std::bit_cast<float>(warp.operands[lane ^ lanes][0]);
+  __syncwarp();
+  return other;
+}
+
 inline void init_barrier(uint32_t barrier, int arrivals) {
   emulated::barrier_at(barrier) = {.arrivals = arrivals, .pending = arrivals};
 }
@@ -105,7 +115,7 @@ inline void hand_over(uint32_t target, const float (&x)[4], uint32_t barrier) {
   unsigned char* there = emulated::pointer_to(target);
   emulated::MemoryBarrier& told = emulated::barrier_at(barrier);
   const std::array<float, 4> handed = {x[0], x[1], x[2], x[3]};
-  emulated::land_later([=, &told] {
+  emulated::land_later(target, [=, &told] {
     std::memcpy(there, handed.data(), sizeof(handed));
     told.land(sizeof(handed));
   });
@@ -113,7 +123,7 @@ inline void hand_over(uint32_t target, const float (&x)[4], uint32_t barrier) {
 inline void hand_over_word(uint32_t target, int x, uint32_t barrier) {
   unsigned char* there = emulated::pointer_to(target);
   emulated::MemoryBarrier& told = emulated::barrier_at(barrier);
-  emulated::land_later([=, &told] {
+  emulated::land_later(target, [=, &told] {
     std::memcpy(there, &x, sizeof(x));
     told.land(sizeof(x));
   });
@@ -123,10 +133,10 @@ inline uint64_t read_once() {
   return 0;
 }
 inline void copy_bytes(uint32_t target, const void* source, int bytes, uint32_t barrier,
-                       uint64_t /*policy*/) {
+                       uint64_t /*policy*/ = 0) {
   unsigned char* there = emulated::pointer_to(target);
   emulated::MemoryBarrier& told = emulated::barrier_at(barrier);
-  emulated::land_later([=, &told] {
+  emulated::land_later(target, [=, &told] {
     std::memcpy(there, source, size_t(bytes));
     told.land(bytes);
   });
@@ -138,7 +148,7 @@ inline void copy_panels(uint32_t target, const CUtensorMap& map, int column, int
   unsigned char* block = emulated::pointer_to(target & ~0xffffffU);
   const uint32_t offset = target & 0xffffffU;
   emulated::MemoryBarrier& told = emulated::barrier_at(barrier);
-  emulated::land_later([=, &told] {
+  emulated::land_later(target, [=, &told] {
     for (int i = 0; i < map.box_rows; ++i) {
       for (int j = 0; j < panel_columns; ++j) {
         const bool exists = row + i < map.rows && column + j < map.columns;

@@ -34,7 +34,7 @@ inline void copy_piece(uint32_t target, const void* source, bool valid) {
   const std::shared_ptr<int> under_way = emulated::current().copy_groups.back();
   unsigned char* there = emulated::pointer_to(target);
   ++*under_way;
-  emulated::land_later([=] {
+  emulated::land_later(target, [=] {
     if (valid) {
       std::memcpy(there, source, piece_bytes);
     } else {
@@ -70,6 +70,11 @@ inline uint32_t pack_pair(float low, float high) {
 }
 inline float2 unpack_pair(uint32_t pair) {
   return {to_float(bfloat16{uint16_t(pair)}), to_float(bfloat16{uint16_t(pair >> 16)})};
+}
+inline uint32_t multiply_pairs(uint32_t a, uint32_t b) {
+  const float2 x = unpack_pair(a);
+  const float2 y = unpack_pair(b);
+  return pack_pair(x.x * y.x, x.y * y.y);
 }
 
 inline void load_step(uint32_t (&a)[4], uint32_t panel, int row, int step, int lane) {

@@ -1,4 +1,4 @@
-// kernels/cuda/reduce.h on the emulator: sums and maxima of a warp.
+// kernels/cuda/reduce.h on the emulator: sums and maxima of a warp, and of four lanes.
 #pragma once
 
 #include "kernels/cuda/async_copy.h"
@@ -14,16 +14,14 @@ struct Max {
 
 template <typename Combine>
 float warp_reduce(float value, Combine combine) {
-  emulated::Warp& warp = *emulated::current().warp;
-  const auto lane = size_t(threadIdx.x) % warp_size;
-  for (size_t lanes = warp_size / 2; lanes > 0; lanes /= 2) {
-    warp.operands[lane][0] = std::bit_cast<uint32_t>(value);
-    __syncwarp();
-    const float other = std::bit_cast<float>(warp.operands[lane ^ lanes][0]);
-    __syncwarp();
-    value = combine(value, other);
+  for (unsigned lanes = warp_size / 2; lanes > 0; lanes /= 2) {
+    value = combine(value, __shfl_xor_sync(~0U, value, lanes));
   }
   return value;
+}
+inline float quad_sum(float x) {
+  x += __shfl_xor_sync(~0U, x, 1);
+  return x + __shfl_xor_sync(~0U, x, 2);
 }
 
 }  // namespace gsa::kernels::cuda

@@ -39,6 +39,13 @@ inline void __stcs(float4* target, const float4& x) {
   *target = x;
 }
 
+inline int __float_as_int(float x) {
+  return std::bit_cast<int>(x);
+}
+inline float __int_as_float(int x) {
+  return std::bit_cast<float>(x);
+}
+
 // Threads run one at a time.
 inline int atomicAdd(int* to, int x) {
   const int before = *to;
