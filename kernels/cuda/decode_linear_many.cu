@@ -52,6 +52,7 @@ Partition partition_of(const DecodeLinear& args) {
   partition.units = int(blocks_of(args.output.dim(1), decode_many::unit_rows / groups_of(args)));
   const int left = memory_bytes - SharedLayout(partition).bytes;
   partition.slots = std::min(left / partition.slot_bytes(), decode_many::most_slots);
+  partition.ahead = 0;
   partition.under_way = units_under_way;
   return partition;
 }

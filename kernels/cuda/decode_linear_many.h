@@ -60,6 +60,7 @@ struct Partition {
   int units;
   int panels;     // of the depth
   int slots;      // of the ring
+  int ahead;      // units that are copied before the input, fewer than slots - input_slots
   int under_way;  // units on their way at a time
 
   __host__ __device__ int cluster() const { return 1 << cluster_bits; }
@@ -215,6 +216,7 @@ __device__ inline void copy_norm_weight(const BlockPlace& place) {
 }
 
 __device__ inline void copy_input(const BlockPlace& place) {
+  wait_for_previous();
   for (int panel = 0; panel < place.panels; ++panel) {
     arrive_expecting(place.arrived(panel), panel_bytes);
     copy_panels(place.input_panel(panel), place.product.input,
@@ -235,19 +237,26 @@ __device__ inline void copy_unit(const BlockPlace& place, int unit, int slot) {
   }
 }
 
-// The thread that copies weights: the norm's, units until the slots for them are full, and when the
-// input has left its slots the other units.
+// The thread that copies: the norm's weights, `units_ahead` units, the input, units until the slots
+// for them are full, and when the input has left its slots the other units.
 template <int groups>
-__device__ inline void copy_weights(const BlockPlace& place) {
+__device__ inline void copy(const BlockPlace& place) {
   const Partition& partition = place.product.partition;
   copy_norm_weight(place);
   Filling slot(partition.slots, partition.under_way);
-  int ahead = partition.slots - input_slots;
+  int copied = 0;
   for (int unit = place.cluster; unit < partition.units; unit += partition.clusters) {
-    if (ahead-- == 0) {
+    if (copied == partition.ahead) {
+      copy_input(place);
+    }
+    if (copied == partition.slots - input_slots) {
       wait_barrier(place.loaded(), 0);
     }
     copy_unit<groups>(place, unit, slot.begin(place));
+    ++copied;
+  }
+  if (copied <= partition.ahead) {
+    copy_input(place);
   }
 }
 
@@ -582,21 +591,16 @@ __global__ void __launch_bounds__(Shares<cluster>::threads, 1)
   }
   sync_threads(0, Share::threads);
   cluster_arrive_relaxed();
-  const bool finishes = warp >= warps && warp < warps + Share::finishers;
   if (copies) {
-    copy_weights<groups>(place);
-  } else if (finishes) {
-    wait_for_previous();
-    if (threadIdx.x == warpgroup_threads) {
-      copy_input(place);
-    }
+    copy<groups>(place);
   }
   __syncwarp();
   // All blocks of the cluster have their barriers.
   cluster_wait();
   if (warp < warps) {
     multiply<cluster, panels>(place);
-  } else if (finishes && place.rank * Share::rows < product.rows) {
+  } else if (warp < warps + Share::finishers && place.rank * Share::rows < product.rows) {
+    wait_for_previous();
     Finisher<groups, cluster>(place).run();
   }
 }

@@ -162,6 +162,7 @@ class Product {
             .units = int((size_.outputs + unit_outputs - 1) / unit_outputs),
             .panels = int(size_.depth / panel_columns),
             .slots = size_.slots,
+            .ahead = size_.slots > 3 ? 1 : 0,
             .under_way = 2};
   }
   double sum(int64_t n, int64_t row) {
