@@ -260,18 +260,34 @@ __device__ inline void copy(const BlockPlace& place) {
   }
 }
 
-// A panel of a lane's two rows: adds its squares to theirs, and multiplies it by the weights.
-__device__ __forceinline__ void apply_norm(StripOperand& a, float (&squares)[2],
-                                           const BlockPlace& place, int panel, int lane) {
+// Sums of the squares of a strip's rows: the diagonal of its product with itself, by tensor cores.
+// Of two accumulator tiles the first has the products with the low eight rows, the other those with
+// the high ones; even and odd steps add to sums of their own, so that they need not wait.
+struct StripSquares {
+  float tiles[2][2][4] = {};
+
+  __device__ __forceinline__ void add(const StripOperand& a) {
 #pragma unroll
-  for (int step = 0; step < panel_steps; ++step) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float2 x = unpack_pair(a[step][i]);
-      squares[i % 2] = fmaf(x.x, x.x, squares[i % 2]);
-      squares[i % 2] = fmaf(x.y, x.y, squares[i % 2]);
+    for (int step = 0; step < panel_steps; ++step) {
+      multiply_tile(tiles[step % 2][0], a[step], a[step][0], a[step][2]);
+      multiply_tile(tiles[step % 2][1], a[step], a[step][1], a[step][3]);
     }
   }
+  // Lane 4 r + r / 2 has those of rows r and r + 8.
+  __device__ static bool are_in(int lane) {
+    return lane % 4 == lane / 8;
+  }
+  __device__ float of(int half, int lane) const {
+    const float* even = tiles[0][half] + 2 * half;
+    const float* odd = tiles[1][half] + 2 * half;
+    return lane / 4 % 2 == 0 ? even[0] + odd[0] : even[1] + odd[1];
+  }
+};
+
+// A panel of a strip: adds its squares to the others, and multiplies it by the weights.
+__device__ __forceinline__ void apply_norm(StripOperand& a, StripSquares& squares,
+                                           const BlockPlace& place, int panel, int lane) {
+  squares.add(a);
   if (place.product.norm_weight != nullptr) {
     const uint32_t weights =
         place.norm_weight + uint32_t(panel * panel_row_bytes + lane % 4 * int(sizeof(uint32_t)));
@@ -286,11 +302,10 @@ __device__ __forceinline__ void apply_norm(StripOperand& a, float (&squares)[2],
 }
 
 // The input of a warp's strip, in registers; zeros where the block has fewer panels. With a norm
-// `squares` becomes the sums of those of a lane's two rows.
+// its squares are added up.
 template <int panels>
-__device__ __forceinline__ void load_input(StripOperand (&a)[panels], float (&squares)[2],
+__device__ __forceinline__ void load_input(StripOperand (&a)[panels], StripSquares& squares,
                                            const BlockPlace& place, int warp, int lane) {
-  squares[0] = squares[1] = 0.0F;
   if (place.product.norm_weight != nullptr) {
     wait_barrier(place.weighted(), 0);
   }
@@ -344,21 +359,20 @@ __device__ __forceinline__ void multiply_unit(float (&c)[unit_tiles][4],
   hold(c, unit_tiles);
 }
 
-// Hands the sums of squares of a warp's strip over to the blocks that own its sequences: the first
-// two lanes of four their low and their high row's.
+// Hands the sums of squares of a warp's strip over to the blocks that own its sequences.
 template <int cluster>
-__device__ __forceinline__ void send_squares(const float (&squares)[2], const BlockPlace& place,
+__device__ __forceinline__ void send_squares(const StripSquares& squares, const BlockPlace& place,
                                              int warp, int lane) {
   using Share = Shares<cluster>;
-  const float low = quad_sum(squares[0]);
-  const float high = quad_sum(squares[1]);
-  const int half = lane % 4;
-  const int row = warp * strip_rows + half * 8 + lane / 4;
-  const int owner = row / Share::rows;
-  if (half < 2 && owner * Share::rows < place.product.rows) {
-    hand_over_word(
-        address_in_block(place.square<Share::rows>(place.rank, row % Share::rows), owner),
-        __float_as_int(half == 0 ? low : high), address_in_block(place.squared(), owner));
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = warp * strip_rows + half * 8 + lane / 4;
+    const int owner = row / Share::rows;
+    if (StripSquares::are_in(lane) && owner * Share::rows < place.product.rows) {
+      hand_over_word(
+          address_in_block(place.square<Share::rows>(place.rank, row % Share::rows), owner),
+          __float_as_int(squares.of(half, lane)), address_in_block(place.squared(), owner));
+    }
   }
 }
 
@@ -397,11 +411,9 @@ __device__ __forceinline__ void multiply(const BlockPlace& place) {
   const int warp = int(threadIdx.x) / warp_size;
   const bool has_rows = warp * strip_rows < place.product.rows;
   StripOperand a[panels];
-  float squares[2];
+  StripSquares squares;
   load_input(a, squares, place, warp, lane);
-  if (place.product.norm) {
-    send_squares<cluster>(squares, place, warp, lane);
-  }
+  bool has_squares = place.product.norm;  // to send, behind the first unit
   Turn slot(partition.slots);
   Turn buffer(buffers);
   for (int unit = place.cluster; unit < partition.units; unit += partition.clusters) {
@@ -412,11 +424,18 @@ __device__ __forceinline__ void multiply(const BlockPlace& place) {
       arrive(place.empty(slot.place()));
     }
     slot.advance();
+    if (has_squares) {
+      send_squares<cluster>(squares, place, warp, lane);
+      has_squares = false;
+    }
     if (has_rows) {
       wait_barrier(place.drained(buffer.place(), warp), buffer.phase() ^ 1);
       send<cluster>(c, place, buffer.place(), warp, lane);
     }
     buffer.advance();
+  }
+  if (has_squares) {
+    send_squares<cluster>(squares, place, warp, lane);
   }
 }
 

@@ -77,6 +77,38 @@ inline uint32_t multiply_pairs(uint32_t a, uint32_t b) {
   return pack_pair(x.x * y.x, x.y * y.y);
 }
 
+// Elements of operands that the lanes of the warp hold: of the left one at a row and a depth, of
+// the right one at a column and a depth.
+inline float held(const emulated::Warp& warp, int row, int depth) {
+  const auto& words = warp.operands[size_t(row % 8 * 4 + depth % 8 / 2)];
+  const float2 pair = unpack_pair(words[size_t(row / 8 + depth / 8 * 2)]);
+  return depth % 2 == 0 ? pair.x : pair.y;
+}
+inline void meet_warp() {
+  emulated::arrive_at(emulated::current().warp->barrier, warp_size, true, "its warp");
+}
+inline void multiply_tile(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  constexpr int depth = 16;
+  emulated::Warp& warp = *emulated::current().warp;
+  const int lane = int(threadIdx.x) % warp_size;
+  float left[2][depth];
+  std::copy_n(a, 4, warp.operands[size_t(lane)].begin());
+  meet_warp();
+  for (int k = 0; k < depth; ++k) {
+    left[0][k] = held(warp, lane / 4, k);
+    left[1][k] = held(warp, lane / 4 + 8, k);
+  }
+  meet_warp();
+  warp.operands[size_t(lane)] = {b0, 0, b1, 0};
+  meet_warp();
+  for (int i = 0; i < 4; ++i) {
+    for (int k = 0; k < depth; ++k) {
+      c[i] += left[i / 2][k] * held(warp, lane % 4 * 2 + i % 2, k);
+    }
+  }
+  meet_warp();
+}
+
 inline void load_step(uint32_t (&a)[4], uint32_t panel, int row, int step, int lane) {
   for (int i = 0; i < 4; ++i) {
     const uint32_t piece = panel + panel_offset(row + lane / 4 + i % 2 * 8, 2 * step + i / 2);
