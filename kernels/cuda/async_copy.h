@@ -127,11 +127,6 @@ __device__ inline void copy_bytes(uint32_t target, const void* source, int bytes
       : "memory");
 }
 
-// Has the L2 cache read `bytes` (a multiple of 16) that lie side by side.
-__device__ inline void prefetch_bytes(const void* source, int bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(source), "r"(bytes) : "memory");
-}
-
 // Begins copying the box at (column, head, row) of a tensor map into shared memory.
 __device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int column, int head,
                                 int row, uint32_t barrier) {

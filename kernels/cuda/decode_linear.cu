@@ -5,7 +5,6 @@
 #include "kernels/cuda/decode_linear.h"
 
 #include "kernels/backends.h"
-#include "kernels/cuda/decode_chain.h"
 #include "kernels/cuda/decode_workspace.h"
 
 namespace gsa::kernels::cuda {
@@ -177,14 +176,13 @@ void run_operations(Stream& stream, const DecodeLinear& args, std::byte* workspa
 
 }  // namespace
 
-void decode_linear_before(Stream& stream, const DecodeLinear& args, const NextRead& next,
-                          std::byte* workspace) {
+void decode_linear(Stream& stream, const DecodeLinear& args, std::byte* workspace) {
   if (args.input.dim(0) == 0 || args.output.dim(1) == 0) {
     return;
   }
   if (args.input.dim(0) > decode_few_rows) {
     if (decode::takes_many(args)) {
-      decode::run_many(stream, args, next);
+      decode::run_many(stream, args);
     } else {
       run_operations(stream, args, workspace);
     }
@@ -194,10 +192,6 @@ void decode_linear_before(Stream& stream, const DecodeLinear& args, const NextRe
     with_element(args.input.dtype(), "decode_linear",
                  [&](auto element) { run_plain<decltype(element)>(stream, args); });
   }
-}
-
-void decode_linear(Stream& stream, const DecodeLinear& args, std::byte* workspace) {
-  decode_linear_before(stream, args, {}, workspace);
 }
 
 }  // namespace gsa::kernels::cuda

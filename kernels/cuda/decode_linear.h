@@ -5,7 +5,6 @@
 #include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/mma.h"
-#include "kernels/cuda/read_ahead.h"
 #include "kernels/decode.h"
 
 namespace gsa::kernels::cuda::decode {
@@ -44,7 +43,7 @@ void run_few(Stream& stream, LinearArgs args);
 
 // decode_linear_many.cu: 9 to 64 sequences in bfloat16; K a multiple of 64, from 256 to 5632.
 bool takes_many(const DecodeLinear& args);
-void run_many(Stream& stream, const DecodeLinear& args, const NextRead& next);
+void run_many(Stream& stream, const DecodeLinear& args);
 
 // Elements [begin, end).
 struct Span {

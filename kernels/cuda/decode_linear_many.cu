@@ -8,7 +8,6 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/decode_chain.h"
 #include "kernels/cuda/decode_linear.h"
 #include "kernels/cuda/tensor_map.h"
 
@@ -23,8 +22,7 @@ using decode_many::SharedLayout;
 // others would get as many of 222 KB.
 constexpr int memory_bytes = 227 << 10;
 
-constexpr int units_under_way = 2;
-constexpr int read_ahead_bytes = 12 << 20;  // before the product begins
+constexpr int units_under_way = 3;
 
 // The most panels of the depth in a block that kernels exist for; clusters of eight have but one.
 constexpr int few_panels = 8;
@@ -54,7 +52,7 @@ Partition partition_of(const DecodeLinear& args) {
   partition.units = int(blocks_of(args.output.dim(1), decode_many::unit_rows / groups_of(args)));
   const int left = memory_bytes - SharedLayout(partition).bytes;
   partition.slots = std::min(left / partition.slot_bytes(), decode_many::most_slots);
-  partition.ahead = 1;
+  partition.ahead = 0;
   partition.under_way = units_under_way;
   return partition;
 }
@@ -121,9 +119,8 @@ bool takes_many(const DecodeLinear& args) {
          cluster_bits_for(int(columns / panel_columns)) > 0;
 }
 
-void run_many(Stream& stream, const DecodeLinear& args, const NextRead& next) {
-  ManyProduct product = product_of(args);
-  product.next = next;
+void run_many(Stream& stream, const DecodeLinear& args) {
+  const ManyProduct product = product_of(args);
   if (is_gated(args)) {
     launch<2>(stream, product);
   } else {
@@ -132,18 +129,3 @@ void run_many(Stream& stream, const DecodeLinear& args, const NextRead& next) {
 }
 
 }  // namespace gsa::kernels::cuda::decode
-
-namespace gsa::kernels::cuda {
-
-NextRead first_read(const DecodeLinear& args) {
-  if (args.input.dim(0) <= decode::few_rows || !decode::takes_many(args)) {
-    return {};
-  }
-  const int groups = decode::groups_of(args);
-  const int64_t stretch = args.weight.count() * int64_t(sizeof(bfloat16)) / groups;
-  const auto* weight = static_cast<const unsigned char*>(args.weight.data());
-  return {.stretches = {weight, groups == 2 ? weight + stretch : nullptr},
-          .bytes = int(std::min<int64_t>(decode::read_ahead_bytes / groups, stretch))};
-}
-
-}  // namespace gsa::kernels::cuda

@@ -33,7 +33,6 @@
 
 #include "kernels/cuda/async_copy.h"
 #include "kernels/cuda/dependent_launch.h"
-#include "kernels/cuda/read_ahead.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/ring.h"
 #include "kernels/cuda/wgmma.h"
@@ -118,7 +117,6 @@ struct ManyProduct {
   int rows;                       // B
   int outputs;                    // N, even
   Partition partition;
-  NextRead next;
 };
 
 // What a block has to do, and with what.
@@ -260,7 +258,6 @@ __device__ inline void copy(const BlockPlace& place) {
   if (copied <= partition.ahead) {
     copy_input(place);
   }
-  read_ahead(place.product.next);
 }
 
 // Sums of the squares of a strip's rows: the diagonal of its product with itself, by tensor cores.

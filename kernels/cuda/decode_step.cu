@@ -18,7 +18,6 @@
 #include <variant>
 
 #include "kernels/backends.h"
-#include "kernels/cuda/decode_chain.h"
 #include "kernels/cuda/decode_step_gsa.h"
 #include "kernels/cuda/decode_step_linear.h"
 #include "kernels/cuda/dependent_launch.h"
@@ -268,27 +267,19 @@ int multiprocessors() {
   return count;
 }
 
-// Each tells memory what the next one reads first, the last one what the next step does.
-void run_one_by_one(Stream& stream, const DecodeStep& args, std::byte* workspace) {
-  for (size_t i = 0; i < args.operations.size(); ++i) {
-    const AnyOperation& next = args.operations[(i + 1) % args.operations.size()];
-    const auto* next_linear = std::get_if<DecodeLinear>(&next);
-    const NextRead read = next_linear != nullptr ? first_read(*next_linear) : NextRead{};
-    if (const auto* linear = std::get_if<DecodeLinear>(&args.operations[i])) {
-      decode_linear_before(stream, *linear, read, workspace);
-    } else {
-      gsa_decode_before(stream, std::get<GsaDecode>(args.operations[i]), read);
-    }
-  }
-}
-
 }  // namespace
 }  // namespace decode
 
 void decode_step(Stream& stream, const DecodeStep& args, std::byte* workspace) {
   const int blocks = decode::multiprocessors();
   if (!decode::takes(args, blocks)) {
-    decode::run_one_by_one(stream, args, workspace);
+    for (const auto& operation : args.operations) {
+      if (const auto* linear = std::get_if<DecodeLinear>(&operation)) {
+        decode_linear(stream, *linear, workspace);
+      } else {
+        gsa_decode(stream, std::get<GsaDecode>(operation), workspace);
+      }
+    }
     return;
   }
   decode::Operations left(args.operations);

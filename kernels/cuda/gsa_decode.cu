@@ -10,7 +10,6 @@
 #include <algorithm>
 
 #include "kernels/backends.h"
-#include "kernels/cuda/decode_chain.h"
 #include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/gsa_decode_host.h"
 
@@ -205,21 +204,17 @@ void run(Stream& stream, const GsaDecode& args) {
 
 }  // namespace
 
-void gsa_decode_before(Stream& stream, const GsaDecode& args, const NextRead& next) {
+void gsa_decode(Stream& stream, const GsaDecode& args, std::byte* /*workspace*/) {
   if (args.projected.dim(0) == 0) {
     return;
   }
   require_sizes(args);
   if (args.kept) {
-    gsa_decode_kept(stream, args, next);
+    gsa_decode_kept(stream, args);
     return;
   }
   with_element(args.projected.dtype(), "gsa_decode",
                [&](auto element) { run<decltype(element)>(stream, args); });
-}
-
-void gsa_decode(Stream& stream, const GsaDecode& args, std::byte* /*workspace*/) {
-  gsa_decode_before(stream, args, {});
 }
 
 }  // namespace gsa::kernels::cuda

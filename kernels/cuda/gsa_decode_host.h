@@ -6,7 +6,6 @@
 
 #include "kernels/cuda/gsa_decode_block.h"
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/read_ahead.h"
 #include "kernels/decode.h"
 
 namespace gsa::kernels::cuda::gsa_decode_block {
@@ -57,5 +56,5 @@ unsigned blocks_of(const GsaDecode& args, const DecodeArgs<T>& decode) {
 
 namespace gsa::kernels::cuda {
 // The step where args.kept is there (gsa_decode_kept.cu).
-void gsa_decode_kept(Stream& stream, const GsaDecode& args, const NextRead& next);
+void gsa_decode_kept(Stream& stream, const GsaDecode& args);
 }  // namespace gsa::kernels::cuda

@@ -23,7 +23,7 @@ Layout layout_of(const GsaDecode& args, int token_bytes) {
 }
 
 template <typename T>
-void run(Stream& stream, const GsaDecode& args, const NextRead& next) {
+void run(Stream& stream, const GsaDecode& args) {
   const int row = int(args.kept.rows.dim(3));
   const int period = int(args.kept.period());
   const KeptArgs<T> kept{.decode = decode_args<T>(args),
@@ -32,8 +32,7 @@ void run(Stream& stream, const GsaDecode& args, const NextRead& next) {
                          .step = elements_of<int32_t>(args.kept.step),
                          .offset = int(args.kept.offset % period),
                          .period = period,
-                         .layout = layout_of(args, row * int(sizeof(T))),
-                         .next = next};
+                         .layout = layout_of(args, row * int(sizeof(T)))};
   launch_dependent(kept_kernel<T>,
                    {.blocks = unsigned(args.projected.dim(0) * args.query_heads),
                     .threads = block_threads,
@@ -49,13 +48,13 @@ __global__ void count_kernel(int32_t* step) {
 
 }  // namespace
 
-void gsa_decode_kept(Stream& stream, const GsaDecode& args, const NextRead& next) {
+void gsa_decode_kept(Stream& stream, const GsaDecode& args) {
   if (args.kept.period() > max_tokens) {
     throw std::invalid_argument("gsa_decode on CUDA keeps up to " + std::to_string(max_tokens - 1) +
                                 " tokens, not " + std::to_string(args.kept.period() - 1));
   }
   with_element(args.projected.dtype(), "gsa_decode",
-               [&](auto element) { run<decltype(element)>(stream, args, next); });
+               [&](auto element) { run<decltype(element)>(stream, args); });
 }
 
 void count_step(Stream& stream, const CountStep& args) {

@@ -6,7 +6,6 @@
 
 #include "kernels/cuda/async_copy.h"
 #include "kernels/cuda/gsa_decode_block.h"
-#include "kernels/cuda/read_ahead.h"
 #include "kernels/cuda/ring.h"
 
 namespace gsa::kernels::cuda::gsa_decode_block {
@@ -75,7 +74,6 @@ struct KeptArgs {
   int offset;
   int period;
   Layout layout;
-  NextRead next;
 };
 
 // Which part of the step a block has.

@@ -142,7 +142,6 @@ inline void copy_bytes(uint32_t target, const void* source, int bytes, uint32_t 
   });
 }
 
-inline void prefetch_bytes(const void* /*source*/, int /*bytes*/) {}
 inline void prefetch_map(const CUtensorMap& /*map*/) {}
 inline void copy_panels(uint32_t target, const CUtensorMap& map, int column, int row,
                         uint32_t barrier) {
