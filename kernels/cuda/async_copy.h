@@ -139,8 +139,12 @@ __device__ inline void copy_box(uint32_t target, const CUtensorMap& map, int col
 
 // Begins copying a box of a map of row groups (tensor_map.h), from a row and a panel on.
 __device__ inline void copy_row_group(uint32_t target, const CUtensorMap& map, int row, int panel,
-                                      uint32_t barrier) {
-  copy_box(target, map, 0, row, panel, barrier);
+                                      uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6;\n" ::"r"(target),
+      "l"(&map), "r"(barrier), "r"(0), "r"(row), "r"(panel), "l"(policy)
+      : "memory");
 }
 
 // Begins copying a box of a map of panels (tensor_map.h), to this block or to the same place in

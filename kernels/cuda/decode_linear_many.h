@@ -226,14 +226,14 @@ __device__ inline void copy_input(const BlockPlace& place) {
 
 // Begins copying the block's part of a unit, eight rows after the other.
 template <int groups>
-__device__ inline void copy_unit(const BlockPlace& place, int unit, int slot) {
+__device__ inline void copy_unit(const BlockPlace& place, int unit, int slot, uint64_t policy) {
   const Partition& partition = place.product.partition;
   arrive_expecting(place.full(slot), partition.slot_bytes());
   constexpr int each = unit_tiles / groups;
   for (int i = 0; i < unit_tiles; ++i) {
     copy_row_group(place.slot(slot) + uint32_t(i * partition.group_bytes()),
                    place.product.weights[i / each], (unit * each + i % each) * tile_columns,
-                   place.begin, place.full(slot));
+                   place.begin, place.full(slot), policy);
   }
 }
 
@@ -242,6 +242,7 @@ __device__ inline void copy_unit(const BlockPlace& place, int unit, int slot) {
 template <int groups>
 __device__ inline void copy(const BlockPlace& place) {
   const Partition& partition = place.product.partition;
+  const uint64_t policy = read_once();
   copy_norm_weight(place);
   Filling slot(partition.slots, partition.under_way);
   int copied = 0;
@@ -252,7 +253,7 @@ __device__ inline void copy(const BlockPlace& place) {
     if (copied == partition.slots - input_slots) {
       wait_barrier(place.loaded(), 0);
     }
-    copy_unit<groups>(place, unit, slot.begin(place));
+    copy_unit<groups>(place, unit, slot.begin(place), policy);
     ++copied;
   }
   if (copied <= partition.ahead) {

@@ -161,7 +161,7 @@ inline void copy_panels(uint32_t target, const CUtensorMap& map, int column, int
   });
 }
 inline void copy_row_group(uint32_t target, const CUtensorMap& map, int row, int panel,
-                           uint32_t barrier) {
+                           uint32_t barrier, uint64_t /*policy*/) {
   for (int i = 0; i < map.box_panels; ++i) {
     copy_panels(target + uint32_t(i * map.box_rows * panel_row_bytes), map,
                 (panel + i) * panel_columns, row, barrier);
