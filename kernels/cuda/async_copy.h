@@ -157,18 +157,14 @@ __device__ inline void copy_panels(uint32_t target, const CUtensorMap& map, int 
       "l"(&map), "r"(barrier), "r"(column), "r"(row)
       : "memory");
 }
-// To the same place in the blocks of the cluster whose bits `blocks` has.
-__device__ inline void copy_panels_to(int blocks, uint32_t target, const CUtensorMap& map,
-                                      int column, int row, uint32_t barrier) {
+__device__ inline void copy_panels_to_both(uint32_t target, const CUtensorMap& map, int column,
+                                           int row, uint32_t barrier) {
+  constexpr uint16_t both = 3;
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
       ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;\n" ::"r"(target),
-      "l"(&map), "r"(barrier), "r"(column), "r"(row), "h"(uint16_t(blocks))
+      "l"(&map), "r"(barrier), "r"(column), "r"(row), "h"(both)
       : "memory");
-}
-__device__ inline void copy_panels_to_both(uint32_t target, const CUtensorMap& map, int column,
-                                           int row, uint32_t barrier) {
-  copy_panels_to(3, target, map, column, row, barrier);
 }
 
 // Arrives at a barrier of a block of the cluster, without an order of memory: to ask for one costs

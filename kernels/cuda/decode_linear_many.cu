@@ -14,7 +14,6 @@
 namespace gsa::kernels::cuda::decode {
 namespace {
 
-using decode_many::cluster_blocks;
 using decode_many::ManyProduct;
 using decode_many::Partition;
 using decode_many::SharedLayout;
@@ -25,7 +24,7 @@ constexpr int memory_bytes = 227 << 10;
 
 constexpr int units_under_way = 2;
 
-// The most panels of the depth in a block that kernels exist for; teams of eight have but one.
+// The most panels of the depth in a block that kernels exist for; clusters of eight have but one.
 constexpr int few_panels = 8;
 constexpr int most_panels = decode_many::most_panels;
 
@@ -36,8 +35,8 @@ int groups_of(const DecodeLinear& args) {
   return is_gated(args) ? 2 : 1;
 }
 
-// The size of the teams for an input, or -1: each block has some of it, and not too much.
-int team_bits_for(int panels) {
+// The size of the clusters for an input, or -1: each block has some of it, and not too much.
+int cluster_bits_for(int panels) {
   for (const int bits : {2, 3}) {
     if (panels >= 1 << bits && panels <= most_panels << bits) {
       return bits;
@@ -49,7 +48,7 @@ int team_bits_for(int panels) {
 Partition partition_of(const DecodeLinear& args) {
   Partition partition{};
   partition.panels = int(args.input.dim(1) / panel_columns);
-  partition.team_bits = team_bits_for(partition.panels);
+  partition.cluster_bits = cluster_bits_for(partition.panels);
   partition.units = int(blocks_of(args.output.dim(1), decode_many::unit_rows / groups_of(args)));
   const int left = memory_bytes - SharedLayout(partition).bytes;
   partition.slots = std::min(left / partition.slot_bytes(), decode_many::most_slots);
@@ -81,19 +80,17 @@ ManyProduct product_of(const DecodeLinear& args) {
   return product;
 }
 
-template <int groups, int team, int panels>
+template <int groups, int cluster, int panels>
 void launch(Stream& stream, ManyProduct product) {
-  constexpr auto* kernel = decode_many::many_kernel<groups, team, panels>;
-  constexpr int teams = cluster_blocks / team;
-  DependentLaunch launch{.blocks = cluster_blocks,
-                         .threads = decode_many::Shares<team>::threads,
-                         .cluster = cluster_blocks,
+  constexpr auto* kernel = decode_many::many_kernel<groups, cluster, panels>;
+  DependentLaunch launch{.blocks = cluster,
+                         .threads = decode_many::Shares<cluster>::threads,
+                         .cluster = cluster,
                          .shared_bytes = memory_bytes};
   static const int at_once = clusters_at_once(kernel, launch, "decode_linear");
   Partition& partition = product.partition;
-  const int clusters = std::min(at_once, int(blocks_of(partition.units, teams)));
-  partition.teams = clusters * teams;
-  launch.blocks = unsigned(clusters * cluster_blocks);
+  partition.clusters = std::min(at_once, partition.units);
+  launch.blocks = unsigned(partition.clusters * cluster);
   launch.shared_bytes = size_t(SharedLayout(partition).bytes);
   launch_dependent(kernel, launch, product, stream, "decode_linear");
 }
@@ -101,7 +98,7 @@ void launch(Stream& stream, ManyProduct product) {
 // Launches the kernel for the partition.
 template <int groups>
 void launch(Stream& stream, const ManyProduct& product) {
-  if (product.partition.team_bits == 3) {
+  if (product.partition.cluster_bits == 3) {
     launch<groups, 8, most_panels>(stream, product);
   } else if (product.partition.block_panels() > few_panels) {
     launch<groups, 4, most_panels>(stream, product);
@@ -119,7 +116,7 @@ bool takes_many(const DecodeLinear& args) {
   return args.input.dtype() == DType::bfloat16 && rows <= decode_many::most_rows &&
          columns % panel_columns == 0 && outputs % 2 == 0 &&
          are_aligned(args.input, args.weight, args.norm_weight, args.residual, args.output) &&
-         team_bits_for(int(columns / panel_columns)) > 0;
+         cluster_bits_for(int(columns / panel_columns)) > 0;
 }
 
 void run_many(Stream& stream, const DecodeLinear& args) {

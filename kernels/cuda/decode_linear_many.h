@@ -39,7 +39,6 @@
 
 namespace gsa::kernels::cuda::decode_many {
 
-inline constexpr int cluster_blocks = 8;
 inline constexpr int most_rows = 64;                         // sequences
 inline constexpr int unit_rows = 32;                         // of weights
 inline constexpr int tile_columns = 8;                       // of an accumulator tile
@@ -56,18 +55,18 @@ inline constexpr int squares_bytes = most_rows * int(sizeof(float));
 
 // How the work is cut.
 struct Partition {
-  int team_bits;  // log2 of a team's blocks
-  int teams;      // that the units go to in turn
+  int cluster_bits;  // log2 of a cluster's blocks
+  int clusters;      // that the units go to in turn
   int units;
   int panels;     // of the depth
   int slots;      // of the ring
   int ahead;      // units that are copied before the input, fewer than slots - input_slots
   int under_way;  // units on their way at a time
 
-  __host__ __device__ int team() const { return 1 << team_bits; }
+  __host__ __device__ int cluster() const { return 1 << cluster_bits; }
   // The depth's panels before those of a block, and the most that a block has.
-  __host__ __device__ int first_panel(int rank) const { return panels * rank >> team_bits; }
-  __host__ __device__ int block_panels() const { return (panels + team() - 1) >> team_bits; }
+  __host__ __device__ int first_panel(int rank) const { return panels * rank >> cluster_bits; }
+  __host__ __device__ int block_panels() const { return (panels + cluster() - 1) >> cluster_bits; }
   __host__ __device__ int group_bytes() const {
     return block_panels() * tile_columns * panel_row_bytes;
   }
@@ -77,9 +76,9 @@ struct Partition {
 // How a cluster shares the work of finishing: a block owns sequences, all of a warp's strip or half
 // of it. A lane's sums of them are `parts` fragments, with swiglu gates and then ups. A warp that
 // finishes has two: `f` and `f + finishers`.
-template <int team>
+template <int cluster>
 struct Shares {
-  static constexpr int rows = most_rows / team;            // sequences of a block
+  static constexpr int rows = most_rows / cluster;         // sequences of a block
   static constexpr int strip_owners = strip_rows / rows;   // blocks that own a strip
   static constexpr int parts = unit_tiles / strip_owners;  // fragments of a lane
   static constexpr int lane_parts = 2;
@@ -123,9 +122,8 @@ struct ManyProduct {
 // What a block has to do, and with what.
 struct BlockPlace {
   const ManyProduct& product;
-  int rank;   // in its team
-  int first;  // of the team's blocks in the cluster
-  int team;
+  int rank;  // in its cluster
+  int cluster;
   int begin;  // its panels of the depth
   int panels;
   uint32_t ring;
@@ -136,9 +134,8 @@ struct BlockPlace {
 
   __device__ explicit BlockPlace(const ManyProduct& whole)
       : product(whole),
-        rank(cluster_rank() & (whole.partition.team() - 1)),
-        first(cluster_rank() - rank),
-        team(int(blockIdx.x) >> whole.partition.team_bits),
+        rank(cluster_rank()),
+        cluster(int(blockIdx.x) >> whole.partition.cluster_bits),
         begin(whole.partition.first_panel(rank)),
         panels(whole.partition.first_panel(rank + 1) - begin),
         ring(shared_address(block_memory())) {
@@ -147,11 +144,6 @@ struct BlockPlace {
     squares = ring + uint32_t(layout.squares);
     norm_weight = ring + uint32_t(layout.norm_weight);
     barriers = ring + uint32_t(layout.barriers);
-  }
-
-  // Where an address of one's own lies in a block of the team.
-  __device__ uint32_t in_team(uint32_t address, int of) const {
-    return address_in_block(address, first + of);
   }
 
   __device__ uint32_t slot(int i) const {
@@ -223,21 +215,12 @@ __device__ inline void copy_norm_weight(const BlockPlace& place) {
   }
 }
 
-// Begins copying the input, each panel to the blocks of the same rank of all teams of the cluster,
-// which share the work.
 __device__ inline void copy_input(const BlockPlace& place) {
-  const int team = place.product.partition.team();
-  const int teams = cluster_blocks / team;
-  int targets = 0;
-  for (int i = 0; i < teams; ++i) {
-    targets |= 1 << (place.rank + i * team);
-  }
+  wait_for_previous();
   for (int panel = 0; panel < place.panels; ++panel) {
     arrive_expecting(place.arrived(panel), panel_bytes);
-    if (panel % teams == place.first / team) {
-      copy_panels_to(targets, place.input_panel(panel), place.product.input,
-                     (place.begin + panel) * panel_columns, 0, place.arrived(panel));
-    }
+    copy_panels(place.input_panel(panel), place.product.input,
+                (place.begin + panel) * panel_columns, 0, place.arrived(panel));
   }
 }
 
@@ -254,45 +237,29 @@ __device__ inline void copy_unit(const BlockPlace& place, int unit, int slot, ui
   }
 }
 
-// What the thread that copies does: the norm's weights and some units first; then the input, units
-// until the slots for them are full, and when the input has left its slots the other units.
+// The thread that copies: the norm's weights, `units_ahead` units, the input, units until the slots
+// for them are full, and when the input has left its slots the other units.
 template <int groups>
-class Copier {
- public:
-  __device__ explicit Copier(const BlockPlace& place)
-      : place_(place),
-        partition_(place.product.partition),
-        slot_(partition_.slots, partition_.under_way),
-        policy_(read_once()),
-        unit_(place.team) {}
-
-  __device__ void begin() {
-    copy_norm_weight(place_);
-    copy_units(partition_.ahead);
-  }
-  // When all blocks of the cluster have their barriers.
-  __device__ void go_on() {
-    wait_for_previous();
-    copy_input(place_);
-    copy_units(partition_.slots - input_slots - partition_.ahead);
-    wait_barrier(place_.loaded(), 0);
-    copy_units(partition_.units);
-  }
-
- private:
-  __device__ void copy_units(int most) {
-    for (; most > 0 && unit_ < partition_.units; --most) {
-      copy_unit<groups>(place_, unit_, slot_.begin(place_), policy_);
-      unit_ += partition_.teams;
+__device__ inline void copy(const BlockPlace& place) {
+  const Partition& partition = place.product.partition;
+  const uint64_t policy = read_once();
+  copy_norm_weight(place);
+  Filling slot(partition.slots, partition.under_way);
+  int copied = 0;
+  for (int unit = place.cluster; unit < partition.units; unit += partition.clusters) {
+    if (copied == partition.ahead) {
+      copy_input(place);
     }
+    if (copied == partition.slots - input_slots) {
+      wait_barrier(place.loaded(), 0);
+    }
+    copy_unit<groups>(place, unit, slot.begin(place), policy);
+    ++copied;
   }
-
-  const BlockPlace& place_;
-  const Partition& partition_;
-  Filling slot_;
-  uint64_t policy_;
-  int unit_;
-};
+  if (copied <= partition.ahead) {
+    copy_input(place);
+  }
+}
 
 // Sums of the squares of a strip's rows: the diagonal of its product with itself, by tensor cores.
 // Of two accumulator tiles the first has the products with the low eight rows, the other those with
@@ -394,33 +361,34 @@ __device__ __forceinline__ void multiply_unit(float (&c)[unit_tiles][4],
 }
 
 // Hands the sums of squares of a warp's strip over to the blocks that own its sequences.
-template <int team>
+template <int cluster>
 __device__ __forceinline__ void send_squares(const StripSquares& squares, const BlockPlace& place,
                                              int warp, int lane) {
-  using Share = Shares<team>;
+  using Share = Shares<cluster>;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = warp * strip_rows + half * 8 + lane / 4;
     const int owner = row / Share::rows;
     if (StripSquares::are_in(lane) && owner * Share::rows < place.product.rows) {
-      hand_over_word(place.in_team(place.square<Share::rows>(place.rank, row % Share::rows), owner),
-                     __float_as_int(squares.of(half, lane)), place.in_team(place.squared(), owner));
+      hand_over_word(
+          address_in_block(place.square<Share::rows>(place.rank, row % Share::rows), owner),
+          __float_as_int(squares.of(half, lane)), address_in_block(place.squared(), owner));
     }
   }
 }
 
 // Hands a warp's sums over to the blocks that own its sequences.
-template <int team>
+template <int cluster>
 __device__ __forceinline__ void send(const float (&c)[unit_tiles][4], const BlockPlace& place,
                                      int buffer, int warp, int lane) {
-  using Share = Shares<team>;
+  using Share = Shares<cluster>;
 #pragma unroll
   for (int i = 0; i < Share::strip_owners; ++i) {
     const int owner = warp * Share::strip_owners + i;
     if (owner * Share::rows < place.product.rows) {
-      const uint32_t barrier = place.in_team(place.received(buffer), owner);
+      const uint32_t barrier = address_in_block(place.received(buffer), owner);
       const uint32_t target =
-          place.in_team(place.fragment<Share::parts>(buffer, place.rank, 0, lane), owner);
+          address_in_block(place.fragment<Share::parts>(buffer, place.rank, 0, lane), owner);
 #pragma unroll
       for (int part = 0; part < Share::parts; ++part) {
         const uint32_t there = target + uint32_t(part * warp_size * fragment_bytes);
@@ -437,7 +405,7 @@ __device__ __forceinline__ void send(const float (&c)[unit_tiles][4], const Bloc
 }
 
 // The warpgroup that multiplies.
-template <int team, int panels>
+template <int cluster, int panels>
 __device__ __forceinline__ void multiply(const BlockPlace& place) {
   const Partition& partition = place.product.partition;
   const int lane = int(threadIdx.x) % warp_size;
@@ -449,7 +417,7 @@ __device__ __forceinline__ void multiply(const BlockPlace& place) {
   bool has_squares = place.product.norm;  // to send, behind the first unit
   Turn slot(partition.slots);
   Turn buffer(buffers);
-  for (int unit = place.team; unit < partition.units; unit += partition.teams) {
+  for (int unit = place.cluster; unit < partition.units; unit += partition.clusters) {
     float c[unit_tiles][4];
     wait_barrier(place.full(slot.place()), slot.phase());
     multiply_unit(c, a, place, slot.place());
@@ -458,26 +426,26 @@ __device__ __forceinline__ void multiply(const BlockPlace& place) {
     }
     slot.advance();
     if (has_squares) {
-      send_squares<team>(squares, place, warp, lane);
+      send_squares<cluster>(squares, place, warp, lane);
       has_squares = false;
     }
     if (has_rows) {
       wait_barrier(place.drained(buffer.place(), warp), buffer.phase() ^ 1);
-      send<team>(c, place, buffer.place(), warp, lane);
+      send<cluster>(c, place, buffer.place(), warp, lane);
     }
     buffer.advance();
   }
   if (has_squares) {
-    send_squares<team>(squares, place, warp, lane);
+    send_squares<cluster>(squares, place, warp, lane);
   }
 }
 
 // A lane of a warp that finishes: two parts of a unit's sums of four elements, which are two pairs
 // of columns. With swiglu the first part has gates, the second one their ups.
-template <int groups, int team>
+template <int groups, int cluster>
 class Finisher {
  public:
-  using Share = Shares<team>;
+  using Share = Shares<cluster>;
   static constexpr int pairs = 2;
   static constexpr int output_parts = Share::lane_parts / groups;
   using Sums = float[Share::lane_parts][4];
@@ -495,7 +463,7 @@ class Finisher {
     Scales scales;
     load_scales(scales);
     Turn buffer(buffers);
-    for (int unit = place_.team; unit < partition.units; unit += partition.teams) {
+    for (int unit = place_.cluster; unit < partition.units; unit += partition.clusters) {
       Residual residual;
       load_residual(residual, unit);
       if (warp_ == 0 && lane_ == 0) {
@@ -505,7 +473,7 @@ class Finisher {
       Sums sums;
       add_up(sums, scales, buffer.place());
       // Nobody waits for it after the last ones, and may be gone.
-      if (unit + buffers * partition.teams < partition.units) {
+      if (unit + buffers * partition.clusters < partition.units) {
         tell_drained(buffer.place());
       }
       finish(sums, residual, unit);
@@ -545,7 +513,7 @@ class Finisher {
   __device__ float inverse_rms(int row) const {
     float squares = 0.0F;
 #pragma unroll
-    for (int sender = 0; sender < team; ++sender) {
+    for (int sender = 0; sender < cluster; ++sender) {
       squares += __int_as_float(load_word(place_.square<Share::rows>(sender, row)));
     }
     const int columns = product_.partition.panels * panel_columns;
@@ -571,7 +539,7 @@ class Finisher {
     for (int i = 0; i < Share::lane_parts; ++i) {
       load_handed(place_.fragment<Share::parts>(buffer, 0, part(i), lane_), sums[i]);
 #pragma unroll
-      for (int sender = 1; sender < team; ++sender) {
+      for (int sender = 1; sender < cluster; ++sender) {
         float x[4];
         load_handed(place_.fragment<Share::parts>(buffer, sender, part(i), lane_), x);
 #pragma unroll
@@ -589,9 +557,8 @@ class Finisher {
   // Tells all blocks that their sums are read.
   __device__ void tell_drained(int buffer) const {
     __syncwarp();
-    if (lane_ < team) {
-      arrive_in_block(place_.drained(buffer, place_.rank / Share::strip_owners),
-                      place_.first + lane_);
+    if (lane_ < cluster) {
+      arrive_in_block(place_.drained(buffer, place_.rank / Share::strip_owners), lane_);
     }
   }
 
@@ -629,10 +596,10 @@ class Finisher {
 };
 
 // `panels`: at least those of a block.
-template <int groups, int team, int panels>
-__global__ void __launch_bounds__(Shares<team>::threads, 1)
+template <int groups, int cluster, int panels>
+__global__ void __launch_bounds__(Shares<cluster>::threads, 1)
     many_kernel(const __grid_constant__ ManyProduct product) {
-  using Share = Shares<team>;
+  using Share = Shares<cluster>;
   static_assert(panels <= most_panels);
   let_next_start();
   const BlockPlace place(product);
@@ -644,20 +611,17 @@ __global__ void __launch_bounds__(Shares<team>::threads, 1)
   }
   sync_threads(0, Share::threads);
   cluster_arrive_relaxed();
-  Copier<groups> copier(place);
   if (copies) {
-    copier.begin();
+    copy<groups>(place);
   }
   __syncwarp();
   // All blocks of the cluster have their barriers.
   cluster_wait();
-  if (copies) {
-    copier.go_on();
-  } else if (warp < warps) {
-    multiply<team, panels>(place);
+  if (warp < warps) {
+    multiply<cluster, panels>(place);
   } else if (warp < warps + Share::finishers && place.rank * Share::rows < product.rows) {
     wait_for_previous();
-    Finisher<groups, team>(place).run();
+    Finisher<groups, cluster>(place).run();
   }
 }
 

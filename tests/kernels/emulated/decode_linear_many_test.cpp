@@ -67,7 +67,7 @@ enum class Norm { none, ones, weights };
 // Large enough to show.
 constexpr float epsilon = 0.25;
 
-template <int groups, int team, int panels>
+template <int groups, int cluster, int panels>
 class Product {
  public:
   Product(const Case& size, Kind kind, Norm norm, uint32_t seed)
@@ -113,12 +113,12 @@ class Product {
     product.outputs = int(size_.outputs);
     product.partition = partition;
     emulated::run(
-        {.clusters = size_.clusters,
-         .threads = decode_many::Shares<team>::threads,
+        {.clusters = partition.clusters,
+         .threads = decode_many::Shares<cluster>::threads,
          .shared_bytes = size_t(SharedLayout(partition).bytes),
-         .cluster_blocks = decode_many::cluster_blocks,
+         .cluster_blocks = cluster,
          .previous = [&] { input_.elements = before_.elements; }},
-        [&] { decode_many::many_kernel<groups, team, panels>(product); }, seed);
+        [&] { decode_many::many_kernel<groups, cluster, panels>(product); }, seed);
   }
 
   void expect_the_definition() {
@@ -157,8 +157,8 @@ class Product {
   }
   Partition partition_of_case() const {
     constexpr int unit_outputs = decode_many::unit_rows / groups;
-    return {.team_bits = std::countr_zero(unsigned(team)),
-            .teams = size_.clusters * decode_many::cluster_blocks / team,
+    return {.cluster_bits = std::countr_zero(unsigned(cluster)),
+            .clusters = size_.clusters,
             .units = int((size_.outputs + unit_outputs - 1) / unit_outputs),
             .panels = int(size_.depth / panel_columns),
             .slots = size_.slots,
@@ -196,13 +196,13 @@ class Product {
   Matrix<float> float_output_;
 };
 
-template <int groups, int team, int panels>
+template <int groups, int cluster, int panels>
 void expect_its_definition(const Case& size, Kind kind, uint32_t orders, Norm norm = Norm::none) {
   for (uint32_t seed = 0; seed < orders; ++seed) {
     SCOPED_TRACE(testing::Message() << size.sequences << " sequences, " << size.depth << " to "
                                     << size.outputs << ", clusters " << size.clusters << " of "
-                                    << team << ", norm " << int(norm) << ", order " << seed);
-    Product<groups, team, panels> test(size, kind, norm, seed);
+                                    << cluster << ", norm " << int(norm) << ", order " << seed);
+    Product<groups, cluster, panels> test(size, kind, norm, seed);
     test.run(seed);
     test.expect_the_definition();
   }

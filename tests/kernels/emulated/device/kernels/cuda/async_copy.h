@@ -167,18 +167,12 @@ inline void copy_row_group(uint32_t target, const CUtensorMap& map, int row, int
                 (panel + i) * panel_columns, row, barrier);
   }
 }
-inline void copy_panels_to(int blocks, uint32_t target, const CUtensorMap& map, int column, int row,
-                           uint32_t barrier) {
-  for (int rank = 0; blocks >> rank > 0; ++rank) {
-    if ((blocks >> rank & 1) != 0) {
-      copy_panels(address_in_block(target, rank), map, column, row,
-                  address_in_block(barrier, rank));
-    }
-  }
-}
 inline void copy_panels_to_both(uint32_t target, const CUtensorMap& map, int column, int row,
                                 uint32_t barrier) {
-  copy_panels_to(3, target, map, column, row, barrier);
+  constexpr int both = 2;
+  for (int rank = 0; rank < both; ++rank) {
+    copy_panels(address_in_block(target, rank), map, column, row, address_in_block(barrier, rank));
+  }
 }
 
 }  // namespace gsa::kernels::cuda
