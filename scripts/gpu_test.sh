@@ -209,8 +209,10 @@ kernel_tests() {
 # They cannot be excluded: then the tool itself fails. Calls that are meant to fail are no errors.
 under_sanitizer() { # TOOL TEST
   local found=$out/sanitizer-$1-${2//[\/.]/-}.txt code=0 options=()
+  local threads=$(($(cores) / ${SANITIZE_AT_ONCE:-10}))
   [[ $1 != memcheck ]] || options=(--report-api-errors no)
-  timeout "${SANITIZE_SECONDS:-240}" compute-sanitizer --tool "$1" "${options[@]}" \
+  OMP_NUM_THREADS=$((threads > 0 ? threads : 1)) timeout "${SANITIZE_SECONDS:-240}" \
+    compute-sanitizer --tool "$1" "${options[@]}" \
     "$(find_test kernels_cuda_test)" --gtest_brief=1 --gtest_filter="$2" >"$found" 2>&1 || code=$?
   cat "$found"
   # Out of time is no excuse for what was found before.

@@ -178,6 +178,11 @@ struct BlockPlace {
   __device__ uint32_t weighted() const { return drained(buffers, 0); }
   __device__ uint32_t squared() const { return drained(buffers, 1); }
 
+  // Until a slot may be filled for another round.
+  __device__ void wait_empty(int slot, int round) const {
+    wait_barrier(empty(slot), (round & 1) ^ 1);
+  }
+
   // By one thread. `owners`: of a strip; each has `finishers` warps.
   __device__ void init_barriers(int owners, int finishers) const {
     for (int panel = 0; panel < most_panels; ++panel) {

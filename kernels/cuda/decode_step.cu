@@ -258,20 +258,11 @@ void launch(Stream& stream, Operations operations, int blocks, std::byte* worksp
   check(cudaLaunchKernelEx(&config, step_kernel, step), "decode_step");
 }
 
-int multiprocessors() {
-  int device = 0;
-  int count = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-        "cudaDeviceGetAttribute");
-  return count;
-}
-
 }  // namespace
 }  // namespace decode
 
 void decode_step(Stream& stream, const DecodeStep& args, std::byte* workspace) {
-  const int blocks = decode::multiprocessors();
+  const int blocks = multiprocessors_of_device();
   if (!decode::takes(args, blocks)) {
     for (const auto& operation : args.operations) {
       if (const auto* linear = std::get_if<DecodeLinear>(&operation)) {

@@ -9,17 +9,23 @@ namespace {
 
 using namespace gsa_decode_block;
 
-constexpr int block_memory_bytes = 113 << 10;  // where a multiprocessor has two
+constexpr int block_memory_bytes = 113 << 10;  // where a multiprocessor has two blocks
 constexpr int most_memory_bytes = 227 << 10;
 constexpr int least_chunks = 3;
 
+int64_t blocks_of(const GsaDecode& args) {
+  return args.projected.dim(0) * args.query_heads;
+}
+
+// Two blocks a multiprocessor where there are as many, and there is memory for them.
 Layout layout_of(const GsaDecode& args, int token_bytes) {
   const auto within = [&](int memory) {
     return Layout(memory, token_bytes, int(args.kept.period()), int(args.key_dim()),
                   int(args.slots()));
   };
   const Layout half = within(block_memory_bytes);
-  return half.chunks >= least_chunks ? half : within(most_memory_bytes);
+  const bool few = blocks_of(args) <= multiprocessors_of_device();
+  return few || half.chunks < least_chunks ? within(most_memory_bytes) : half;
 }
 
 template <typename T>
@@ -34,7 +40,7 @@ void run(Stream& stream, const GsaDecode& args) {
                          .period = period,
                          .layout = layout_of(args, row * int(sizeof(T)))};
   launch_dependent(kept_kernel<T>,
-                   {.blocks = unsigned(args.projected.dim(0) * args.query_heads),
+                   {.blocks = unsigned(blocks_of(args)),
                     .threads = block_threads,
                     .shared_bytes = size_t(kept.layout.end)},
                    kept, stream, "gsa_decode");

@@ -15,8 +15,8 @@ inline constexpr int block_threads = threads + warp_size;       // and a warp th
 inline constexpr int chunk_quads = 4;                           // of a thread
 inline constexpr int chunk_bytes = threads * chunk_quads * 16;  // at most
 inline constexpr int max_chunks = 12;                           // of the ring
-inline constexpr int chunks_under_way = 3;
-inline constexpr int max_dim = 1024;  // K, V
+inline constexpr int first_chunk_barrier = 2;  // of those by number, behind sync_computing's
+inline constexpr int max_dim = 1024;           // K, V
 static_assert(max_dim <= threads * quad, "a row of a state goes over the threads at once");
 
 // Rows of a state that are copied at once: each thread has `chunk_quads` of their quads.
@@ -38,6 +38,7 @@ struct Layout {
   int sums;       // [period] <k_i, q>, then <p, weight_i>
   int barriers;   // Shared
   int chunks;
+  int under_way;  // chunks on their way at a time
   int end;
 
   // As many chunks as there is memory for.
@@ -58,9 +59,10 @@ struct Layout {
     q = floats(keys);
     sums = floats(period);
     tokens = take(period * token_bytes);
-    barriers = take((1 + 2 * max_chunks) * 8);
+    barriers = take((1 + max_chunks) * 8);
     ring = (at + 127) / 128 * 128;
     chunks = std::min((memory - ring) / chunk_bytes, max_chunks);
+    under_way = (chunks + 1) / 2;
     end = ring + chunks * chunk_bytes;
   }
 };
@@ -134,17 +136,26 @@ class Shared {
 
   __device__ float* chunk(int i) const { return floats(ring_ + i * chunk_bytes); }
 
-  // Barriers: the kept tokens are there; a chunk is full, or empty.
+  // Barriers: the kept tokens are there; a chunk is full.
   __device__ uint32_t tokens_there() const { return barriers_; }
   __device__ uint32_t full(int chunk) const { return barriers_ + uint32_t(8 * (1 + chunk)); }
-  __device__ uint32_t empty(int chunk) const { return full(max_chunks + chunk); }
+  // A chunk is left by all threads that compute, in whole warps, and then filled for another round
+  // by the warp that copies: a barrier by number.
+  __device__ void leave(int chunk) const {
+    __syncwarp();
+    arrive_threads(first_chunk_barrier + chunk, block_threads);
+  }
+  __device__ void wait_empty(int chunk, int round) const {
+    if (round > 0) {
+      sync_threads(first_chunk_barrier + chunk, block_threads);
+    }
+  }
 
   // By one thread.
   __device__ void init_barriers(int chunks) const {
     init_barrier(tokens_there(), 1);
     for (int chunk = 0; chunk < chunks; ++chunk) {
       init_barrier(full(chunk), 1);
-      init_barrier(empty(chunk), threads / warp_size);
     }
     publish_barriers();
   }
@@ -182,7 +193,7 @@ __device__ inline float* value_state(const KeptArgs<T>& args, const Place& place
   return args.decode.value_state + int64_t(place.unit) * args.decode.slots * args.decode.value_dim;
 }
 
-// Copies a state into the ring, by one thread.
+// Copies a state into the ring, by a warp, of which one lane asks for the copies.
 template <typename T>
 __device__ inline void copy_state(const Shared<T>& shared, Filling& filling, const float* state,
                                   int rows, int columns, uint64_t policy) {
@@ -190,9 +201,12 @@ __device__ inline void copy_state(const Shared<T>& shared, Filling& filling, con
   for (int row = 0; row < rows; row += at_once) {
     const int bytes = min(at_once, rows - row) * columns * int(sizeof(float));
     const int chunk = filling.begin(shared);
-    arrive_expecting(shared.full(chunk), bytes);
-    copy_bytes(shared_address(shared.chunk(chunk)), state + int64_t(row) * columns, bytes,
-               shared.full(chunk), policy);
+    if (lane_of_thread() == 0) {
+      arrive_expecting(shared.full(chunk), bytes);
+      copy_bytes(shared_address(shared.chunk(chunk)), state + int64_t(row) * columns, bytes,
+                 shared.full(chunk), policy);
+    }
+    __syncwarp();
   }
 }
 
@@ -213,10 +227,7 @@ __device__ __forceinline__ void walk_state(const Shared<T>& shared, Turn& chunk,
         }
       }
     }
-    __syncwarp();
-    if (lane_of_thread() == 0) {
-      arrive(shared.empty(chunk.place()));
-    }
+    shared.leave(chunk.place());
     chunk.advance();
   }
 }

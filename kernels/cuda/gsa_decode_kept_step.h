@@ -1,7 +1,7 @@
 // One token of gated slot attention a sequence where states are written every few steps: the
 // equations of KeptTokens (kernels/decode.h).
 //
-// A block has one (sequence, query head). One thread has its states copied into a ring in shared
+// A block has one (sequence, query head). One warp has its states copied into a ring in shared
 // memory, chunk after chunk, from before the kernel in front has ended; kept tokens come with them.
 // Eight warps take them as they come:
 //   weights e^{b_j - b_i} (1 - alpha_i) and <k_i, q> of the tokens, a warp each
@@ -230,12 +230,12 @@ __device__ void compute(const KeptArgs<T>& args, const Shared<T>& shared, const 
   write_output(args, shared, place, value_slice, tokens);
 }
 
-// The thread that copies.
+// The warp that copies.
 template <typename T>
 __device__ void copy_states(const KeptArgs<T>& args, const Shared<T>& shared, const Place& place) {
   const DecodeArgs<T>& decode = args.decode;
   const uint64_t policy = read_once();
-  Filling filling(args.layout.chunks, chunks_under_way);
+  Filling filling(args.layout.chunks, args.layout.under_way);
   copy_state(shared, filling, key_state(args, place), decode.key_dim, decode.slots, policy);
   copy_state(shared, filling, value_state(args, place), decode.slots, decode.value_dim, policy);
 }
@@ -245,15 +245,14 @@ __global__ void __launch_bounds__(block_threads, 2) kept_kernel(const KeptArgs<T
   let_next_start();
   const Place place(args.decode);
   const Shared<T> shared(block_memory(), args.layout);
-  const bool copies = threadIdx.x == threads;
-  if (copies) {
+  if (threadIdx.x == threads) {
     shared.init_barriers(args.layout.chunks);
   }
   __syncthreads();
-  if (copies) {
-    copy_states(args, shared, place);
-  } else if (threadIdx.x < threads) {
+  if (threadIdx.x < threads) {
     compute(args, shared, place);
+  } else {
+    copy_states(args, shared, place);
   }
 }
 

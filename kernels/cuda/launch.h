@@ -45,6 +45,16 @@ void with_width(bool vectorized, F&& f) {
   }
 }
 
+// Of the current device.
+inline int multiprocessors_of_device() {
+  int device = 0;
+  int count = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute");
+  return count;
+}
+
 template <typename T>
 void require_element(const ConstTensor& tensor) {
   if (tensor && tensor.dtype() != element_dtype<T>) {

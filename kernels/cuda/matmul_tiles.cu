@@ -62,10 +62,7 @@ class Search {
  public:
   Search(const MatmulLibrary& library, const Matmul& product, const ProductAlgorithm& base)
       : library_(library), product_(product), base_(base) {
-    int device = 0;
-    check(cudaGetDevice(&device), "cudaGetDevice");
-    check(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device),
-          "cudaDeviceGetAttribute");
+    multiprocessors_ = multiprocessors_of_device();
   }
 
   // Takes the tiles of a family that fill the multiprocessors best, where the library does.

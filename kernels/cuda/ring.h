@@ -5,28 +5,31 @@
 
 namespace gsa::kernels::cuda {
 
-// Which of `count` places is the next one; `phase` is that of their barriers.
+// Which of `count` places is the next one, how often all have been used before, and the phase of
+// their barriers then.
 class Turn {
  public:
   __device__ explicit Turn(int count) : count_(count) {}
   __device__ int place() const { return place_; }
-  __device__ int phase() const { return phase_; }
+  __device__ int round() const { return round_; }
+  __device__ int phase() const { return round_ & 1; }
   __device__ void advance() {
     if (++place_ == count_) {
       place_ = 0;
-      phase_ ^= 1;
+      ++round_;
     }
   }
 
  private:
   int count_;
   int place_ = 0;
-  int phase_ = 0;
+  int round_ = 0;
 };
 
-// The turns of the thread that fills a ring, which says where barriers lie: full(place) when a copy
-// has landed, empty(place) when it has been used. Only `most` copies are on their way at a time:
-// what is asked for later, by anybody on the multiprocessor, waits behind them.
+// The turns of the thread or warp that fills a ring. The ring has a barrier in memory, full(place),
+// for when a copy has landed, and wait_empty(place, round) until it has been used. Only `most`
+// copies are on their way at a time: what is asked for later, by anybody on the multiprocessor,
+// waits behind them.
 class Filling {
  public:
   __device__ Filling(int places, int most) : next_(places), landing_(places), may_begin_(most) {}
@@ -41,7 +44,7 @@ class Filling {
       landing_.advance();
     }
     const int place = next_.place();
-    wait_barrier(ring.empty(place), next_.phase() ^ 1);
+    ring.wait_empty(place, next_.round());
     next_.advance();
     return place;
   }

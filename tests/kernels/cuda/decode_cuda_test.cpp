@@ -58,54 +58,60 @@ void run_linear(Bench& bench, const LinearCase& size, DecodeNorm norm, DecodeAct
   bench.keep("output", args.output);
 }
 
-TEST_F(CudaDecode, LinearWithNormAndResidualIsAsOnTheCpu) {
-  for (const LinearCase& size : linear_cases) {
-    expect_as_on_cpu(text("decode_linear rms_norm", size), [&](Bench& bench) {
-      run_linear(bench, size, DecodeNorm::rms_norm, DecodeActivation::none, false, bench.dtype());
-    });
-    expect_as_on_cpu(text("decode_linear rms_norm + residual", size), [&](Bench& bench) {
-      run_linear(bench, size, DecodeNorm::rms_norm, DecodeActivation::none, true, bench.dtype());
+class CudaDecodeLinear : public CudaDecode, public testing::WithParamInterface<size_t> {
+ protected:
+  static const LinearCase& size() { return linear_cases[GetParam()]; }
+};
+INSTANTIATE_TEST_SUITE_P(Each, CudaDecodeLinear,
+                         testing::Range(size_t{0}, std::size(linear_cases)));
+
+TEST_P(CudaDecodeLinear, WithNormAndResidualIsAsOnTheCpu) {
+  for (const bool residual : {false, true}) {
+    expect_as_on_cpu(text("decode_linear rms_norm", size()), [&](Bench& bench) {
+      run_linear(bench, size(), DecodeNorm::rms_norm, DecodeActivation::none, residual,
+                 bench.dtype());
     });
   }
 }
 
-TEST_F(CudaDecode, LinearWithSwigluAndFloatResultIsAsOnTheCpu) {
-  for (const LinearCase& size : linear_cases) {
-    expect_as_on_cpu(text("decode_linear swiglu", size), [&](Bench& bench) {
-      run_linear(bench, size, DecodeNorm::rms_norm, DecodeActivation::swiglu, false, bench.dtype());
-    });
-    expect_as_on_cpu(text("decode_linear to float32", size), [&](Bench& bench) {
-      run_linear(bench, size, DecodeNorm::none, DecodeActivation::none, false, DType::float32);
-    });
-  }
+TEST_P(CudaDecodeLinear, WithSwigluIsAsOnTheCpu) {
+  expect_as_on_cpu(text("decode_linear swiglu", size()), [&](Bench& bench) {
+    run_linear(bench, size(), DecodeNorm::rms_norm, DecodeActivation::swiglu, false, bench.dtype());
+  });
+}
+
+TEST_P(CudaDecodeLinear, ToFloatIsAsOnTheCpu) {
+  expect_as_on_cpu(text("decode_linear to float32", size()), [&](Bench& bench) {
+    run_linear(bench, size(), DecodeNorm::none, DecodeActivation::none, false, DType::float32);
+  });
 }
 
 // Without the norm's weight, and with an epsilon that shows beside the squares' mean of 4 / 3. Up
 // to eight rows, and from nine to 64 with parts of the depth of all lengths.
-TEST_F(CudaDecode, LinearWithNormWithoutWeightIsAsOnTheCpu) {
-  for (const LinearCase& size : {LinearCase{8, 2048, 200},
-                                 {9, 256, 72},
-                                 {17, 1344, 136},
-                                 {33, 2560, 200},
-                                 {50, 2880, 72},
-                                 {64, 2048, 200},
-                                 {64, 5632, 72}}) {
-    for (const bool gated : {false, true}) {
-      expect_as_on_cpu(text("decode_linear rms_norm of ones", size), [&](Bench& bench) {
-        const double scale = 3.0 / std::sqrt(double(size.columns));
-        const Tensor input = bench.random({size.rows, size.columns}, -2, 2);
-        const int64_t weights = gated ? 2 * size.outputs : size.outputs;
-        const Tensor output = bench.output(DType::float32, {size.rows, size.outputs});
-        decode_linear(bench.stream(),
-                      {.input = input,
-                       .norm = DecodeNorm::rms_norm,
-                       .epsilon = 0.5,
-                       .weight = bench.random({weights, size.columns}, -scale, scale),
-                       .activation = gated ? DecodeActivation::swiglu : DecodeActivation::none,
-                       .output = output});
-        bench.keep("output", output);
-      });
-    }
+class CudaDecodeLinearOfOnes : public CudaDecode, public testing::WithParamInterface<LinearCase> {};
+INSTANTIATE_TEST_SUITE_P(Each, CudaDecodeLinearOfOnes,
+                         testing::Values(LinearCase{8, 2048, 200}, LinearCase{9, 256, 72},
+                                         LinearCase{17, 1344, 136}, LinearCase{33, 2560, 200},
+                                         LinearCase{50, 2880, 72}, LinearCase{64, 2048, 200},
+                                         LinearCase{64, 5632, 72}));
+
+TEST_P(CudaDecodeLinearOfOnes, WithNormIsAsOnTheCpu) {
+  const LinearCase size = GetParam();
+  for (const bool gated : {false, true}) {
+    expect_as_on_cpu(text("decode_linear rms_norm of ones", size), [&](Bench& bench) {
+      const double scale = 3.0 / std::sqrt(double(size.columns));
+      const Tensor input = bench.random({size.rows, size.columns}, -2, 2);
+      const int64_t weights = gated ? 2 * size.outputs : size.outputs;
+      const Tensor output = bench.output(DType::float32, {size.rows, size.outputs});
+      decode_linear(bench.stream(),
+                    {.input = input,
+                     .norm = DecodeNorm::rms_norm,
+                     .epsilon = 0.5,
+                     .weight = bench.random({weights, size.columns}, -scale, scale),
+                     .activation = gated ? DecodeActivation::swiglu : DecodeActivation::none,
+                     .output = output});
+      bench.keep("output", output);
+    });
   }
 }
 
@@ -237,14 +243,16 @@ TEST_P(CudaGsaSteps, AreAsOnTheCpu) {
 }
 
 // More than two writings of the states, the last of them some steps ago.
+void expect_kept_as_on_cpu(const StateCase& size, int period, int64_t offset) {
+  expect_as_on_cpu(text("gsa_decode that keeps tokens", size), [&](Bench& bench) {
+    run_gsa_steps(bench, size, 2 * period + 3, period, offset);
+  });
+}
 TEST_P(CudaGsaSteps, ThatKeepTokensAreAsOnTheCpu) {
-  auto offset = static_cast<int64_t>(2 * GetParam());
-  for (const int period : {8, 3}) {
-    expect_as_on_cpu(text("gsa_decode that keeps tokens", size()), [&](Bench& bench) {
-      run_gsa_steps(bench, size(), 2 * period + 3, period, offset);
-    });
-    ++offset;
-  }
+  expect_kept_as_on_cpu(size(), 8, int64_t(2 * GetParam()));
+}
+TEST_P(CudaGsaSteps, ThatKeepFewTokensAreAsOnTheCpu) {
+  expect_kept_as_on_cpu(size(), 3, int64_t(2 * GetParam() + 1));
 }
 
 // What kept tokens leave is what steps that write their states leave, to rounding: over two periods
