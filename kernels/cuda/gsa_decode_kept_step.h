@@ -238,6 +238,7 @@ __device__ void copy_states(const KeptArgs<T>& args, const Shared<T>& shared, co
   Filling filling(args.layout.chunks, args.layout.under_way);
   copy_state(shared, filling, key_state(args, place), decode.key_dim, decode.slots, policy);
   copy_state(shared, filling, value_state(args, place), decode.slots, decode.value_dim, policy);
+  filling.drain(shared);
 }
 
 template <typename T>

@@ -10,6 +10,7 @@ namespace gsa::kernels::cuda {
 class Turn {
  public:
   __device__ explicit Turn(int count) : count_(count) {}
+  __device__ int count() const { return count_; }
   __device__ int place() const { return place_; }
   __device__ int round() const { return round_; }
   __device__ int phase() const { return round_ & 1; }
@@ -47,6 +48,18 @@ class Filling {
     ring.wait_empty(place, next_.round());
     next_.advance();
     return place;
+  }
+
+  // Until all that was filled has been used. Where places are left at barriers by number, none
+  // stays half full.
+  template <typename Ring>
+  __device__ void drain(const Ring& ring) const {
+    for (int place = 0; place < next_.count(); ++place) {
+      const int filled = next_.round() + (place < next_.place() ? 1 : 0);
+      if (filled > 0) {
+        ring.wait_empty(place, filled);
+      }
+    }
   }
 
  private:

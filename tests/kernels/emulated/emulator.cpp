@@ -127,6 +127,20 @@ std::string hang() {
   return text;
 }
 
+// Every barrier by number has been passed by all that arrived there.
+void expect_no_arrivals_left() {
+  for (const auto& cluster : machine->clusters) {
+    for (const Block& block : cluster->blocks) {
+      for (const auto& [number, barrier] : block.numbered) {
+        if (barrier.arrived > 0) {
+          throw std::runtime_error("a kernel ends with barrier " + std::to_string(number) +
+                                   " half full");
+        }
+      }
+    }
+  }
+}
+
 void run_round() {
   std::vector<std::unique_ptr<Fiber>>& fibers = machine->fibers;
   constexpr unsigned seldom = 4;
@@ -270,6 +284,7 @@ void run(const Launch& launch, const std::function<void()>& kernel, uint32_t see
   for (const std::function<void()>& landing : machine->landings) {
     landing();
   }
+  expect_no_arrivals_left();
 }
 
 }  // namespace gsa::emulated

@@ -109,6 +109,27 @@ TEST(Emulator, ABlockThatEndsBeforeWhatIsSentToItIsTold) {
   }
 }
 
+// The first warp arrives, the second one waits, or does not.
+TEST(Emulator, ABarrierThatIsLeftHalfFullIsTold) {
+  for (const bool waits : {true, false}) {
+    const auto kernel = [waits] {
+      if (threadIdx.x < warp_size) {
+        arrive_threads(1, threads);
+      } else if (waits) {
+        sync_threads<1>(threads);
+      }
+    };
+    const auto run = [&] {
+      emulated::run({.threads = threads, .shared_bytes = shared_bytes}, kernel, 0);
+    };
+    if (waits) {
+      EXPECT_NO_THROW(run());
+    } else {
+      EXPECT_THROW(run(), std::runtime_error);
+    }
+  }
+}
+
 TEST(Emulator, OneArrivalTooManyIsTold) {
   const auto kernel = [] {
     const uint32_t barrier = shared_address(block_memory());
