@@ -87,6 +87,7 @@ using Body = std::function<void(Bench&)>;
 // tolerances above), and the same bits when it runs again. Prints the largest error by `name`.
 void expect_as_on_cpu(const std::string& name, const Body& body);
 // The same in one dtype only.
+void expect_as_on_cpu(const std::string& name, DType dtype, const Body& body);
 void expect_as_on_cpu(const std::string& name, DType dtype, double tolerance, const Body& body);
 
 // Skips the tests of a fixture where there is no GPU.

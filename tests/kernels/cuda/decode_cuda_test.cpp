@@ -58,16 +58,30 @@ void run_linear(Bench& bench, const LinearCase& size, DecodeNorm norm, DecodeAct
   bench.keep("output", args.output);
 }
 
-class CudaDecodeLinear : public CudaDecode, public testing::WithParamInterface<size_t> {
+// A case and a dtype, of which tools that take long can be given some: names end in 5_bfloat16.
+using CaseInDtype = std::tuple<size_t, DType>;
+auto all_cases(size_t count) {
+  return testing::Combine(testing::Range(size_t{0}, count),
+                          testing::Values(DType::float32, DType::bfloat16));
+}
+std::string name_of_case(const testing::TestParamInfo<CaseInDtype>& info) {
+  return std::to_string(std::get<0>(info.param)) + "_" + name_of(std::get<1>(info.param));
+}
+class CudaDecodeCases : public CudaDecode, public testing::WithParamInterface<CaseInDtype> {
  protected:
-  static const LinearCase& size() { return linear_cases[GetParam()]; }
+  static size_t number() { return std::get<0>(GetParam()); }
+  static DType dtype() { return std::get<1>(GetParam()); }
 };
-INSTANTIATE_TEST_SUITE_P(Each, CudaDecodeLinear,
-                         testing::Range(size_t{0}, std::size(linear_cases)));
+
+class CudaDecodeLinear : public CudaDecodeCases {
+ protected:
+  static const LinearCase& size() { return linear_cases[number()]; }
+};
+INSTANTIATE_TEST_SUITE_P(Each, CudaDecodeLinear, all_cases(std::size(linear_cases)), name_of_case);
 
 TEST_P(CudaDecodeLinear, WithNormAndResidualIsAsOnTheCpu) {
   for (const bool residual : {false, true}) {
-    expect_as_on_cpu(text("decode_linear rms_norm", size()), [&](Bench& bench) {
+    expect_as_on_cpu(text("decode_linear rms_norm", size()), dtype(), [&](Bench& bench) {
       run_linear(bench, size(), DecodeNorm::rms_norm, DecodeActivation::none, residual,
                  bench.dtype());
     });
@@ -75,30 +89,30 @@ TEST_P(CudaDecodeLinear, WithNormAndResidualIsAsOnTheCpu) {
 }
 
 TEST_P(CudaDecodeLinear, WithSwigluIsAsOnTheCpu) {
-  expect_as_on_cpu(text("decode_linear swiglu", size()), [&](Bench& bench) {
+  expect_as_on_cpu(text("decode_linear swiglu", size()), dtype(), [&](Bench& bench) {
     run_linear(bench, size(), DecodeNorm::rms_norm, DecodeActivation::swiglu, false, bench.dtype());
   });
 }
 
 TEST_P(CudaDecodeLinear, ToFloatIsAsOnTheCpu) {
-  expect_as_on_cpu(text("decode_linear to float32", size()), [&](Bench& bench) {
+  expect_as_on_cpu(text("decode_linear to float32", size()), dtype(), [&](Bench& bench) {
     run_linear(bench, size(), DecodeNorm::none, DecodeActivation::none, false, DType::float32);
   });
 }
 
 // Without the norm's weight, and with an epsilon that shows beside the squares' mean of 4 / 3. Up
 // to eight rows, and from nine to 64 with parts of the depth of all lengths.
-class CudaDecodeLinearOfOnes : public CudaDecode, public testing::WithParamInterface<LinearCase> {};
-INSTANTIATE_TEST_SUITE_P(Each, CudaDecodeLinearOfOnes,
-                         testing::Values(LinearCase{8, 2048, 200}, LinearCase{9, 256, 72},
-                                         LinearCase{17, 1344, 136}, LinearCase{33, 2560, 200},
-                                         LinearCase{50, 2880, 72}, LinearCase{64, 2048, 200},
-                                         LinearCase{64, 5632, 72}));
+const LinearCase cases_of_ones[] = {{8, 2048, 200},  {9, 256, 72},   {17, 1344, 136},
+                                    {33, 2560, 200}, {50, 2880, 72}, {64, 2048, 200},
+                                    {64, 5632, 72}};
+using CudaDecodeLinearOfOnes = CudaDecodeCases;
+INSTANTIATE_TEST_SUITE_P(Each, CudaDecodeLinearOfOnes, all_cases(std::size(cases_of_ones)),
+                         name_of_case);
 
 TEST_P(CudaDecodeLinearOfOnes, WithNormIsAsOnTheCpu) {
-  const LinearCase size = GetParam();
+  const LinearCase& size = cases_of_ones[number()];
   for (const bool gated : {false, true}) {
-    expect_as_on_cpu(text("decode_linear rms_norm of ones", size), [&](Bench& bench) {
+    expect_as_on_cpu(text("decode_linear rms_norm of ones", size), dtype(), [&](Bench& bench) {
       const double scale = 3.0 / std::sqrt(double(size.columns));
       const Tensor input = bench.random({size.rows, size.columns}, -2, 2);
       const int64_t weights = gated ? 2 * size.outputs : size.outputs;
@@ -231,44 +245,50 @@ void run_gsa_steps(Bench& bench, const StateCase& size, int steps, int64_t perio
   bench.keep("value_state", args.value_state);
 }
 
-class CudaGsaSteps : public CudaDecode, public testing::WithParamInterface<size_t> {
+class CudaGsaSteps : public CudaDecodeCases {
  protected:
-  static const StateCase& size() { return state_cases[GetParam()]; }
+  static const StateCase& size() { return state_cases[number()]; }
+
+  // More than two writings of the states, the last of them some steps ago.
+  static void expect_kept_as_on_cpu(int period, int64_t offset) {
+    expect_as_on_cpu(text("gsa_decode that keeps tokens", size()), dtype(), [&](Bench& bench) {
+      run_gsa_steps(bench, size(), 2 * period + 3, period, offset);
+    });
+  }
 };
-INSTANTIATE_TEST_SUITE_P(Each, CudaGsaSteps, testing::Range(size_t{0}, std::size(state_cases)));
+INSTANTIATE_TEST_SUITE_P(Each, CudaGsaSteps, all_cases(std::size(state_cases)), name_of_case);
 
 TEST_P(CudaGsaSteps, AreAsOnTheCpu) {
-  expect_as_on_cpu(text("gsa_decode", size()),
+  expect_as_on_cpu(text("gsa_decode", size()), dtype(),
                    [&](Bench& bench) { run_gsa_steps(bench, size(), 2); });
 }
 
-// More than two writings of the states, the last of them some steps ago.
-void expect_kept_as_on_cpu(const StateCase& size, int period, int64_t offset) {
-  expect_as_on_cpu(text("gsa_decode that keeps tokens", size), [&](Bench& bench) {
-    run_gsa_steps(bench, size, 2 * period + 3, period, offset);
-  });
-}
 TEST_P(CudaGsaSteps, ThatKeepTokensAreAsOnTheCpu) {
-  expect_kept_as_on_cpu(size(), 8, int64_t(2 * GetParam()));
+  expect_kept_as_on_cpu(8, int64_t(2 * number()));
 }
+
 TEST_P(CudaGsaSteps, ThatKeepFewTokensAreAsOnTheCpu) {
-  expect_kept_as_on_cpu(size(), 3, int64_t(2 * GetParam() + 1));
+  expect_kept_as_on_cpu(3, int64_t(2 * number() + 1));
 }
 
 // What kept tokens leave is what steps that write their states leave, to rounding: over two periods
 // from the same inputs, so that the last step writes.
-TEST_P(CudaGsaSteps, ThatKeepTokensLeaveWhatOthersDo) {
+class CudaGsaStates : public CudaDecode, public testing::WithParamInterface<size_t> {};
+INSTANTIATE_TEST_SUITE_P(Each, CudaGsaStates, testing::Range(size_t{0}, std::size(state_cases)));
+
+TEST_P(CudaGsaStates, OfKeptTokensAreWhatOtherStepsLeave) {
+  const StateCase& size = state_cases[GetParam()];
   constexpr int period = 8;
   std::vector<Bench::Result> results[2];
   for (const bool keeps : {false, true}) {
     Bench bench(Device::cuda, DType::float32, false);
-    run_gsa_steps(bench, size(), 2 * period, keeps ? period : 1);
+    run_gsa_steps(bench, size, 2 * period, keeps ? period : 1);
     results[keeps ? 1 : 0] = bench.results();
   }
   for (size_t i = 0; i < results[0].size(); ++i) {
     EXPECT_LT(test::relative_error(results[1][i].values, results[0][i].values),
               test::cuda_float_tolerance)
-        << text("gsa_decode", size()) << ": " << results[0][i].name << " " << i;
+        << text("gsa_decode", size) << ": " << results[0][i].name << " " << i;
   }
 }
 
