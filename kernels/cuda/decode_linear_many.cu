@@ -22,6 +22,8 @@ using decode_many::SharedLayout;
 // others would get as many of 222 KB.
 constexpr int memory_bytes = 227 << 10;
 
+// Measured (NOTES.md): fewer and more are slower.
+constexpr int units_ahead = 1;
 constexpr int units_under_way = 2;
 
 // The most panels of the depth in a block that kernels exist for; clusters of eight have but one.
@@ -52,7 +54,7 @@ Partition partition_of(const DecodeLinear& args) {
   partition.units = int(blocks_of(args.output.dim(1), decode_many::unit_rows / groups_of(args)));
   const int left = memory_bytes - SharedLayout(partition).bytes;
   partition.slots = std::min(left / partition.slot_bytes(), decode_many::most_slots);
-  partition.ahead = 1;
+  partition.ahead = units_ahead;
   partition.under_way = units_under_way;
   return partition;
 }

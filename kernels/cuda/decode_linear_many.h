@@ -6,8 +6,8 @@
 // time lies together: a kilobyte of each row a block (K = 2048, c = 4), and beside it those of the
 // others of its cluster; other clusters read the rows above and below.
 //
-//   one thread      copies units ahead into a ring of 4 to 6 slots, 32 or 44 KB each
-//   one thread      copies the input, for which the last two slots are kept at first
+//   one thread      copies a unit, the input and the other units into a ring of 4 to 6 slots, 32 or
+//                   44 KB each, of which the input has the last two at first
 //   a warpgroup     has the input in registers, 64 sequences by K / c; multiplies (wgmma m64n32k16,
 //                   right: a slot) and hands its sums over to the blocks that own the sequences
 //   1 or 2 warps    finish the block's 64 / c sequences of a unit: they add up the sums of all
@@ -19,12 +19,15 @@
 // multiplies by the norm's weights, while the next panel is on its way. The sums of squares go to
 // the blocks that own the sequences, once, and 1 / rms multiplies the sums of products there.
 //
-// The ring begins to fill before the kernel in front has ended; only the input waits for that. All
-// barriers of the ring are the block's own. Blocks hear of each other at the start, and then by
-// stores that count bytes at their target's barrier, and by arrivals that say that sums are read:
-// there is no fence. Those arrivals are sent only where they are waited for, and what is sent to a
-// block it waits for: none leaves while it may still be written to. Sums are added in one order:
-// the same bits every run, whatever other sequences there are.
+// One unit is on its way before the kernel in front has ended; the input waits for that, and asks
+// before the other units do, of which few are on their way at a time: it would wait behind them.
+// Weights are the first to leave the L2 cache: what every step uses again (code, arguments, tensor
+// maps, the norms' weights) stays in it. All barriers of the ring are the block's own. Blocks hear
+// of each other at the start, and then by stores that count bytes at their target's barrier, and by
+// arrivals that say that sums are read: there is no fence. Those arrivals are sent only where they
+// are waited for, and what is sent to a block it waits for: none leaves while it may still be
+// written to. Sums are added in one order: the same bits every run, whatever other sequences there
+// are.
 //
 // A unit of 32 KB comes in about 1 us where all multiprocessors read at once, 1750 cycles. Tensor
 // cores take 512 for it (16 a product), shared memory 256 for the weights and 128 for 8 KB of sums
@@ -60,7 +63,7 @@ struct Partition {
   int units;
   int panels;     // of the depth
   int slots;      // of the ring
-  int ahead;      // units that are copied before the input, fewer than slots - input_slots
+  int ahead;      // units that are copied before the input, up to slots - input_slots
   int under_way;  // units on their way at a time
 
   __host__ __device__ int cluster() const { return 1 << cluster_bits; }
@@ -242,8 +245,8 @@ __device__ inline void copy_unit(const BlockPlace& place, int unit, int slot, ui
   }
 }
 
-// The thread that copies: the norm's weights, `units_ahead` units, the input, units until the slots
-// for them are full, and when the input has left its slots the other units.
+// The thread that copies: the norm's weights, `ahead` units, the input, units until the slots for
+// them are full, and when the input has left its slots the other units.
 template <int groups>
 __device__ inline void copy(const BlockPlace& place) {
   const Partition& partition = place.product.partition;

@@ -11,7 +11,7 @@
 //
 // Bytes: states read once and written once in `period` steps, kept tokens (period - 1) / 2 times:
 // B64 H4 K=V=512 M64 period 8: 67 + 8 + 2 MB, 0.018 ms at 4.3 TB/s; 256 blocks, two a
-// multiprocessor, which have five chunks of 16 KB each on their way. While a block finds p, 1 us,
+// multiprocessor, with five chunks of 16 KB each, three on their way. While a block finds p, 1 us,
 // the ring fills with values.
 #pragma once
 
@@ -82,7 +82,7 @@ __device__ inline void share_tokens(const Shared<T>& shared, int tokens, int slo
   }
 }
 
-// A quad of a state with all tokens in it: decay_of(old) plus the tokens' outer products.
+// A quad of a state without what has come since, to which the tokens' outer products are added.
 __device__ inline float4 faded(const float4& decay, const float4& old) {
   return {decay.x * old.x, decay.y * old.y, decay.z * old.z, decay.w * old.w};
 }
