@@ -224,7 +224,8 @@ TEST(EmulatedGsaDecodeKept, IsItsDefinition) {
   for (const Case& sizes :
        {Case{1, 2, 1, 16, 32, 20, 4, 1, 3}, Case{2, 2, 2, 24, 40, 16, 3, 0, 4},
         Case{1, 1, 1, 200, 96, 64, 8, 5, 3}, Case{1, 4, 2, 12, 4, 20, 2, 1, 5},
-        Case{1, 1, 1, 35, 260, 68, 2, 0, 3}, Case{1, 1, 1, 5, 1024, 12, 3, 1, 3}}) {
+        Case{1, 1, 1, 35, 260, 68, 2, 0, 3}, Case{1, 1, 1, 5, 1024, 12, 3, 1, 3},
+        Case{1, 1, 1, 1024, 8, 128, 2, 0, 3}}) {
     expect_its_definition<float>(sizes, float_tolerance);
   }
 }
