@@ -210,14 +210,18 @@ __device__ inline void copy_state(const Shared<T>& shared, Filling& filling, con
   }
 }
 
+__device__ inline int chunks_of(const Slice& slice, int columns) {
+  const int at_once = chunk_rows(columns);
+  return (slice.rows + at_once - 1) / at_once;
+}
+
 // take(row, quad) for each of the thread's quads of a state, as its chunks come.
 template <typename T, typename Take>
-__device__ __forceinline__ void walk_state(const Shared<T>& shared, Turn& chunk, const Slice& slice,
-                                           int columns, Take&& take) {
+__device__ __forceinline__ void walk_state(const Shared<T>& shared, Emptying& chunks,
+                                           const Slice& slice, int columns, Take&& take) {
   const int at_once = chunk_rows(columns);
   for (int first = 0; first < slice.rows; first += at_once) {
-    wait_barrier(shared.full(chunk.place()), chunk.phase());
-    const float* there = shared.chunk(chunk.place()) + slice.column;
+    const float* there = shared.chunk(chunks.wait(shared)) + slice.column;
     if (slice.group < slice.groups) {
 #pragma unroll
       for (int i = 0; i < chunk_quads; ++i) {
@@ -227,8 +231,7 @@ __device__ __forceinline__ void walk_state(const Shared<T>& shared, Turn& chunk,
         }
       }
     }
-    shared.leave(chunk.place());
-    chunk.advance();
+    chunks.leave(shared);
   }
 }
 

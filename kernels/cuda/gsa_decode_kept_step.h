@@ -90,7 +90,7 @@ __device__ inline float4 faded(const float4& decay, const float4& old) {
 // The thread's part of K_0^T q, of a quad of slots; the slots' keys are written with all tokens in
 // them if it `writes`.
 template <bool writes, typename T>
-__device__ float4 take_keys(const KeptArgs<T>& args, const Shared<T>& shared, Turn& chunk,
+__device__ float4 take_keys(const KeptArgs<T>& args, const Shared<T>& shared, Emptying& chunks,
                             const Slice& slice, int tokens, float* state) {
   const int slots = args.decode.slots;
   float4 decay{};
@@ -105,7 +105,7 @@ __device__ float4 take_keys(const KeptArgs<T>& args, const Shared<T>& shared, Tu
     }
   }
   float4 sum{0, 0, 0, 0};
-  walk_state(shared, chunk, slice, slots, [&](int row, const float4& old) {
+  walk_state(shared, chunks, slice, slots, [&](int row, const float4& old) {
     fma4(sum, shared.q[row], old);
     if constexpr (writes) {
       float4 key = faded(decay, old);
@@ -123,7 +123,7 @@ __device__ float4 take_keys(const KeptArgs<T>& args, const Shared<T>& shared, Tu
 
 // The same of the slots' values: the thread's part of V_0^T (p e^{b_j}), of a quad of columns.
 template <bool writes, typename T>
-__device__ float4 take_values(const KeptArgs<T>& args, const Shared<T>& shared, Turn& chunk,
+__device__ float4 take_values(const KeptArgs<T>& args, const Shared<T>& shared, Emptying& chunks,
                               const Slice& slice, int tokens, float* state) {
   const int slots = args.decode.slots;
   const int values = args.decode.value_dim;
@@ -138,7 +138,7 @@ __device__ float4 take_values(const KeptArgs<T>& args, const Shared<T>& shared, 
     }
   }
   float4 sum{0, 0, 0, 0};
-  walk_state(shared, chunk, slice, values, [&](int slot, const float4& old) {
+  walk_state(shared, chunks, slice, values, [&](int slot, const float4& old) {
     fma4(sum, shared.faded[slot], old);
     if constexpr (writes) {
       const float decay = shared.decay[slot];
@@ -208,11 +208,13 @@ __device__ void compute(const KeptArgs<T>& args, const Shared<T>& shared, const 
     sync_computing();
   }
 
-  Turn chunk(args.layout.chunks);
   const Slice key_slice(args.decode.key_dim, slots);
+  const Slice value_slice(slots, args.decode.value_dim);
+  Emptying chunks(args.layout.chunks,
+                  chunks_of(key_slice, slots) + chunks_of(value_slice, args.decode.value_dim));
   float* keys = key_state(args, place);
-  float4 sum = phase.writes ? take_keys<true>(args, shared, chunk, key_slice, tokens, keys)
-                            : take_keys<false>(args, shared, chunk, key_slice, tokens, keys);
+  float4 sum = phase.writes ? take_keys<true>(args, shared, chunks, key_slice, tokens, keys)
+                            : take_keys<false>(args, shared, chunks, key_slice, tokens, keys);
   store_partial(shared.partial, key_slice, slots, sum);
   sync_computing();
   if (warp_of_thread() == 0) {
@@ -221,10 +223,9 @@ __device__ void compute(const KeptArgs<T>& args, const Shared<T>& shared, const 
   sync_computing();
 
   share_tokens(shared, tokens, slots);
-  const Slice value_slice(slots, args.decode.value_dim);
   float* values = value_state(args, place);
-  sum = phase.writes ? take_values<true>(args, shared, chunk, value_slice, tokens, values)
-                     : take_values<false>(args, shared, chunk, value_slice, tokens, values);
+  sum = phase.writes ? take_values<true>(args, shared, chunks, value_slice, tokens, values)
+                     : take_values<false>(args, shared, chunks, value_slice, tokens, values);
   store_partial(shared.partial, value_slice, args.decode.value_dim, sum);
   sync_computing();
   write_output(args, shared, place, value_slice, tokens);
@@ -238,7 +239,6 @@ __device__ void copy_states(const KeptArgs<T>& args, const Shared<T>& shared, co
   Filling filling(args.layout.chunks, args.layout.under_way);
   copy_state(shared, filling, key_state(args, place), decode.key_dim, decode.slots, policy);
   copy_state(shared, filling, value_state(args, place), decode.slots, decode.value_dim, policy);
-  filling.drain(shared);
 }
 
 template <typename T>

@@ -10,7 +10,6 @@ namespace gsa::kernels::cuda {
 class Turn {
  public:
   __device__ explicit Turn(int count) : count_(count) {}
-  __device__ int count() const { return count_; }
   __device__ int place() const { return place_; }
   __device__ int round() const { return round_; }
   __device__ int phase() const { return round_ & 1; }
@@ -50,22 +49,35 @@ class Filling {
     return place;
   }
 
-  // Until all that was filled has been used. Where places are left at barriers by number, none
-  // stays half full.
-  template <typename Ring>
-  __device__ void drain(const Ring& ring) const {
-    for (int place = 0; place < next_.count(); ++place) {
-      const int filled = next_.round() + (place < next_.place() ? 1 : 0);
-      if (filled > 0) {
-        ring.wait_empty(place, filled);
-      }
-    }
-  }
-
  private:
   Turn next_;
   Turn landing_;
   int may_begin_;
+};
+
+// The turns of those who use what is filled, `total` times: they leave a place only where it is
+// filled again, so that no arrival stays behind.
+class Emptying {
+ public:
+  __device__ Emptying(int places, int total) : now_(places), again_(total - places) {}
+
+  // Until the copy has landed. Returns its place.
+  template <typename Ring>
+  __device__ int wait(const Ring& ring) const {
+    wait_barrier(ring.full(now_.place()), now_.phase());
+    return now_.place();
+  }
+  template <typename Ring>
+  __device__ void leave(const Ring& ring) {
+    if (again_-- > 0) {
+      ring.leave(now_.place());
+    }
+    now_.advance();
+  }
+
+ private:
+  Turn now_;
+  int again_;
 };
 
 }  // namespace gsa::kernels::cuda

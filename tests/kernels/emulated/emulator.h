@@ -111,8 +111,8 @@ struct Launch {
   int cluster_blocks = 2;
   std::function<void()> previous = nullptr;  // what the kernel in front leaves, some time
 };
-// Runs a kernel. Throws std::runtime_error if threads wait for ever, naming what they wait for, and if
-// a barrier by number is left half full.
+// Runs a kernel. Throws std::runtime_error if threads wait for ever, naming what they wait for, and
+// if a barrier by number is left half full.
 void run(const Launch& launch, const std::function<void()>& kernel, uint32_t seed);
 
 }  // namespace gsa::emulated
