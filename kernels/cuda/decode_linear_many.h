@@ -36,7 +36,6 @@
 
 #include "kernels/cuda/async_copy.h"
 #include "kernels/cuda/dependent_launch.h"
-#include "kernels/cuda/reduce.h"
 #include "kernels/cuda/ring.h"
 #include "kernels/cuda/wgmma.h"
 

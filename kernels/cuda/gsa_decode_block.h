@@ -1,6 +1,6 @@
-// What the kernels of a GSA step (gsa_decode.cu, gsa_decode_kept_step.h) share: how a cluster of
-// blocks lies over a (sequence, query head), how threads lie over a state, and the exchange in the
-// middle.
+// What the kernels of a GSA step (gsa_decode.cu, gsa_decode_kept_step.h) share: their arguments,
+// how threads lie over a state, and the softmax in the middle. In gsa_decode.cu a cluster of blocks
+// has a (sequence, query head), in the other one a block.
 #pragma once
 
 #include "kernels/cuda/cluster.h"
@@ -28,7 +28,7 @@ struct DecodeArgs {
   float* key_state;
   float* value_state;
   Rows<T> output;
-  int cluster;
+  int cluster;  // blocks that share a query head, in gsa_decode.cu
 };
 
 // How threads lie over a slice of a state, [rows, columns] in quads: whole rows side by side, so

@@ -325,6 +325,16 @@ __device__ void store_weights(const ReadStrip<slots>& strip, const StripOperand&
               strip_rows, panel_columns, strip.lane);
 }
 
+// A row lies in the four lanes of a quad.
+__device__ inline float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0U, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0U, x, 2));
+}
+__device__ inline float quad_sum(float x) {
+  x += __shfl_xor_sync(~0U, x, 1);
+  return x + __shfl_xor_sync(~0U, x, 2);
+}
+
 // Softmax over the slots that exist, of the half of a lane's rows and in place; the padded ones
 // become 0, and tokens past the end.
 template <int slots>

@@ -29,16 +29,6 @@ __device__ inline T warp_reduce(T value, Combine combine) {
   return value;
 }
 
-// The reductions over four lanes, which have a row of an accumulator tile (mma.h).
-__device__ inline float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(full_warp, x, 1));
-  return fmaxf(x, __shfl_xor_sync(full_warp, x, 2));
-}
-__device__ inline float quad_sum(float x) {
-  x += __shfl_xor_sync(full_warp, x, 1);
-  return x + __shfl_xor_sync(full_warp, x, 2);
-}
-
 // The reduction over the block, in every thread. `shared` has a place for each warp of the block,
 // and must not be written again before the next barrier has been passed. blockDim.x (times
 // blockDim.y) is a multiple of the warp size.

@@ -1,4 +1,4 @@
-// kernels/cuda/reduce.h on the emulator: sums and maxima of a warp, and of four lanes.
+// kernels/cuda/reduce.h on the emulator: sums and maxima of a warp.
 #pragma once
 
 #include "kernels/cuda/async_copy.h"
@@ -18,10 +18,6 @@ float warp_reduce(float value, Combine combine) {
     value = combine(value, __shfl_xor_sync(~0U, value, lanes));
   }
   return value;
-}
-inline float quad_sum(float x) {
-  x += __shfl_xor_sync(~0U, x, 1);
-  return x + __shfl_xor_sync(~0U, x, 2);
 }
 
 }  // namespace gsa::kernels::cuda

@@ -17,7 +17,7 @@ inline void hold(float (*)[4], int) {}
 // For the whole warp at once, as the hardware does it.
 template <int pending = 0>
 void wait_products() {
-  emulated::arrive_at(emulated::current().warp->barrier, warp_size, true, "its warp");
+  meet_warp();
 }
 
 // As the hardware's, in units of 16 bytes: an address, and the distances of the next panel and of
@@ -77,18 +77,12 @@ void warpgroup_product(float (&c)[tiles][4], const uint32_t (&a)[4], uint64_t b,
   const int lane = int(threadIdx.x) % warp_size;
   std::copy_n(a, 4, warp.operands[size_t(lane)].begin());
   wait_products();
-  const auto left = [&](int row, int k) {
-    const uint32_t pair =
-        warp.operands[size_t(row % 8 * 4 + k % 8 / 2)][size_t(row / 8 + k / 8 * 2)];
-    const float2 both = unpack_pair(pair);
-    return k % 2 == 0 ? both.x : both.y;
-  };
   for (int tile = 0; tile < tiles; ++tile) {
     for (int i = 0; i < 4; ++i) {
       float sum = adds ? c[tile][i] : 0.0F;
       for (int k = 0; k < depth; ++k) {
-        sum +=
-            left(lane / 4 + i / 2 * 8, k) * element<right>(b, k, tile * 8 + lane % 4 * 2 + i % 2);
+        sum += held(warp, lane / 4 + i / 2 * 8, k) *
+               element<right>(b, k, tile * 8 + lane % 4 * 2 + i % 2);
       }
       c[tile][i] = sum;
     }
