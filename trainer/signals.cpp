@@ -1,21 +1,22 @@
 #include "trainer/signals.h"
 
+#include <atomic>
 #include <csignal>
 
 namespace gsa {
 namespace {
 
 constexpr int stop_signals[] = {SIGTERM, SIGINT, SIGUSR1};
-// The one thing a signal handler may write to.
-volatile std::sig_atomic_t signal_received = 0;
+// What a signal handler may write to. Two signals at once are handled at the same time, in two
+// threads or one within the other: each sees whether it is the first.
+std::atomic<int> signal_received = 0;
+static_assert(std::atomic<int>::is_always_lock_free);
 
 void note_signal(int signal) {
-  if (signal_received != 0) {  // the second: as if nobody had taken it over
+  if (signal_received.exchange(signal) != 0) {  // the second: as if nobody had taken it over
     std::signal(signal, SIG_DFL);
     std::raise(signal);
-    return;
   }
-  signal_received = signal;
 }
 
 }  // namespace
