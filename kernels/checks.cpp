@@ -468,6 +468,11 @@ void SampleTokens::check() const {
   require_dtype(positions, DType::int32, "positions");
   require_shape(tokens, {logits.dim(0)}, "tokens");
   require_dtype(tokens, DType::int32, "tokens");
+  if (history) {
+    require_present(history, 2, "history");
+    require(history.dim(0) > 0, "a history must have room for a draw");
+    require_optional(history, DType::int32, {history.dim(0), logits.dim(0)}, "history");
+  }
 }
 
 }  // namespace gsa::kernels

@@ -27,6 +27,9 @@ struct SampleTokens {
   int64_t first_sequence = 0;  // number of the first row's sequence
   Tensor positions;            // [B] int32
   Tensor tokens;               // [B] int32
+  // [R, B] int32, or absent: row positions[i] mod R takes tokens[i] too, the last R draws. On CUDA
+  // it may lie in pinned memory, for the host to read behind an event.
+  Tensor history;
 
   void check() const;
 };

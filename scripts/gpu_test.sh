@@ -288,6 +288,7 @@ fi
 if wanted kernels; then
   check "kernel tests" kernel_tests
   check "golden model tests" "$(find_test model_golden_test)" --gtest_brief=1
+  check "generator's tests" "$(find_test model_generator_test)" --gtest_brief=1
 fi
 if wanted runs; then
   check "same bits twice" same_bits

@@ -102,6 +102,10 @@ void sample_tokens(Stream& /*stream*/, const SampleTokens& args, std::byte* work
                                  size_t(columns));
       tokens[n] = args.options.temperature == 0 ? most_probable(row)
                                                 : draw(row, args.options, random, candidates);
+      if (args.history) {
+        args.history.as<int32_t>()[positions[n] % args.history.dim(0) * args.history.row_stride() +
+                                   n] = tokens[n];
+      }
       ++positions[n];
     }
   });

@@ -17,6 +17,7 @@
 #include <cub/device/device_radix_sort.cuh>
 
 #include "kernels/backends.h"
+#include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/map_rows.h"
 #include "kernels/cuda/workspace.h"
 
@@ -38,6 +39,7 @@ struct Gather {
 
   template <int width>
   __device__ void apply(int64_t row, int64_t column) const {
+    let_next_start();  // a decode step's first product: its weights
     const int32_t token = tokens[row];
     if (token >= 0 && token < vocabulary) {
       Vector<T, width>::load(table.at(token, column)).store(output.at(row, column));

@@ -4,6 +4,8 @@
 // 128 KB.
 #include "kernels/sampling.h"
 
+#include <climits>
+
 #include "kernels/backends.h"
 #include "kernels/cuda/dependent_launch.h"
 #include "kernels/cuda/launch.h"
@@ -30,7 +32,17 @@ struct SamplingArgs {
   int64_t first_sequence;
   int32_t* positions;
   int32_t* tokens;
+  int32_t* history;  // [history_rows, B] or null
+  int history_rows;
   uint32_t* weights;  // [B, columns]
+
+  // A block's choice.
+  __device__ void choose(int32_t position, int32_t token) const {
+    tokens[blockIdx.x] = token;
+    if (history != nullptr) {
+      history[position % history_rows * int(gridDim.x) + int(blockIdx.x)] = token;
+    }
+  }
 };
 
 // A block's logits and weights.
@@ -40,10 +52,22 @@ struct Row {
   int columns;
 };
 
-// A token and its order as one number: the larger is the more probable, of equals the first.
-__device__ inline uint64_t rank_of(float logit, int token) {
-  return uint64_t(sampling::order_of(logit)) << 32 | uint32_t(~token);
-}
+// The most probable token of those that a thread has looked at, in the order of tokens.
+struct MostProbable {
+  uint32_t order = 0;  // which NaN has too: it is never taken
+  int token = INT_MAX;
+
+  __device__ void look_at(float logit, int i) {
+    const uint32_t other = sampling::order_of(logit);
+    token = other > order ? i : token;
+    order = max(order, other);
+  }
+  // As one number: the larger is the more probable, of equals the first.
+  __device__ uint64_t rank() const { return uint64_t(order) << 32 | uint32_t(~token); }
+  __device__ static int token_of(uint64_t rank) {
+    return rank >> 32 == 0 ? 0 : int(~uint32_t(rank));
+  }
+};
 
 struct Candidate {
   uint32_t order;
@@ -68,6 +92,36 @@ struct Shared {
   Candidate candidates[max_candidates];
   int count;
 };
+
+// The rank of the most probable of this thread's tokens. All of a thread's loads of a round are
+// under way before the first is looked at: 32,000 tokens are one round where four logits come in a
+// piece.
+template <int width>
+__device__ uint64_t look_for_largest(const Row& row) {
+  constexpr int pieces_at_once = 8;
+  const int pieces = row.columns / width;
+  MostProbable best;
+  for (int first = int(threadIdx.x); first < pieces; first += pieces_at_once * threads) {
+    float logits[pieces_at_once][width];
+#pragma unroll
+    for (int i = 0; i < pieces_at_once; ++i) {
+      // Past the end the last piece once more, which changes nothing.
+      load<width>(row.logits + int64_t(min(first + i * threads, pieces - 1)) * width, logits[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < pieces_at_once; ++i) {
+#pragma unroll
+      for (int k = 0; k < width; ++k) {
+        best.look_at(logits[i][k], min(first + i * threads, pieces - 1) * width + k);
+      }
+    }
+  }
+  const int last = pieces * width + int(threadIdx.x);
+  if (last < row.columns) {
+    best.look_at(row.logits[last], last);
+  }
+  return best.rank();
+}
 
 // The sums over the block, in every thread: two rounds of sums over a warp.
 __device__ PassSums add_passes(PassSums own, Shared& shared) {
@@ -178,8 +232,9 @@ __device__ uint64_t kept_weight(const Row& row, uint32_t least, uint64_t* shared
 
 // The first token at which the kept weights, added up in the order of tokens, pass `point`. Each
 // warp adds up a stretch of tokens; the warp in whose stretch it happens looks for the place.
+template <typename Choose>
 __device__ void find_token(const Row& row, uint32_t least, uint64_t point, uint64_t* shared,
-                           int32_t* token) {
+                           const Choose& choose) {
   const int warp = int(threadIdx.x) / warp_size;
   const int lane = int(threadIdx.x) % warp_size;
   const int stretch = (row.columns + warps - 1) / warps;
@@ -215,7 +270,7 @@ __device__ void find_token(const Row& row, uint32_t least, uint64_t point, uint6
     const unsigned past = __ballot_sync(full_warp, passed + sum > point);
     if (past != 0) {
       if (lane == 0) {
-        *token = first + __ffs(int(past)) - 1;
+        choose(first + __ffs(int(past)) - 1);
       }
       return;
     }
@@ -223,6 +278,8 @@ __device__ void find_token(const Row& row, uint32_t least, uint64_t point, uint6
   }
 }
 
+// `width`: logits that lie side by side and come in one piece.
+template <int width>
 __global__ void __launch_bounds__(threads) sample_kernel(const SamplingArgs args) {
   __shared__ Shared shared;
   let_next_start();
@@ -230,17 +287,12 @@ __global__ void __launch_bounds__(threads) sample_kernel(const SamplingArgs args
   const int sequence = int(blockIdx.x);
   const Row row{args.logits.at(sequence, 0), args.weights + int64_t(sequence) * args.columns,
                 args.columns};
-  uint64_t best = 0;
-#pragma unroll 8
-  for (int i = int(threadIdx.x); i < row.columns; i += threads) {
-    best = Larger()(best, rank_of(row.logits[i], i));
-  }
-  best = block_reduce(best, shared.sums, Larger());
-  const int most_probable = int(~uint32_t(best));
+  const uint64_t best = block_reduce(look_for_largest<width>(row), shared.sums, Larger());
+  const int most_probable = MostProbable::token_of(best);
   const int position = args.positions[sequence];
   __syncthreads();
   if (threadIdx.x == 0) {
-    args.tokens[sequence] = most_probable;
+    args.choose(position, most_probable);
     args.positions[sequence] = position + 1;
   }
   if (args.greedy) {
@@ -263,7 +315,8 @@ __global__ void __launch_bounds__(threads) sample_kernel(const SamplingArgs args
   }
   const uint64_t random = sampling::random_bits(args.seed, uint64_t(args.first_sequence + sequence),
                                                 uint64_t(position));
-  find_token(row, least, sampling::scaled(random, total), shared.sums, args.tokens + sequence);
+  find_token(row, least, sampling::scaled(random, total), shared.sums,
+             [&](int token) { args.choose(position, token); });
 }
 
 }  // namespace
@@ -284,10 +337,14 @@ void sample_tokens(Stream& stream, const SampleTokens& args, std::byte* workspac
   sampling.first_sequence = args.first_sequence;
   sampling.positions = elements_of<int32_t>(args.positions);
   sampling.tokens = elements_of<int32_t>(args.tokens);
+  sampling.history = elements_of<int32_t>(args.history);
+  sampling.history_rows = args.history ? int(args.history.dim(0)) : 1;
   sampling.weights = reinterpret_cast<uint32_t*>(workspace);
-  launch_dependent(sample_kernel,
-                   {.blocks = unsigned(args.logits.dim(0)), .threads = threads, .cached = true},
-                   sampling, stream, "sample_tokens");
+  with_width<float_vector_width>(is_aligned(args.logits), [&](auto width) {
+    launch_dependent(sample_kernel<width()>,
+                     {.blocks = unsigned(args.logits.dim(0)), .threads = threads, .cached = true},
+                     sampling, stream, "sample_tokens");
+  });
 }
 
 }  // namespace gsa::kernels::cuda

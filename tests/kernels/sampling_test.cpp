@@ -86,6 +86,32 @@ TEST(Sampling, ABatchDrawsWhatItsSequencesDrawAlone) {
   EXPECT_EQ(tokens, together);
 }
 
+TEST(Sampling, AHistoryHasTheLastDraws) {
+  constexpr int32_t missing = -1;
+  test::TestStream stream;
+  std::vector<float> logits = {0.1F, 0.2F, 0.9F, 0.8F};
+  std::vector<int32_t> positions(2, 0);
+  std::vector<int32_t> tokens(2);
+  std::vector<int32_t> history(6, missing);
+  const auto ints = [](std::vector<int32_t>& values, const Shape& shape) {
+    return Tensor(values.data(), DType::int32, Device::cpu, shape);
+  };
+  SampleTokens args{.logits = Tensor(logits.data(), DType::float32, Device::cpu, {2, 2}),
+                    .options = {.temperature = 0},
+                    .positions = ints(positions, {2}),
+                    .tokens = ints(tokens, {2}),
+                    .history = ints(history, {3, 2})};
+  sample_tokens(stream, args);
+  logits = {0.4F, 0.2F, 0.9F, 0.8F};
+  sample_tokens(stream, args);
+  EXPECT_EQ(history, (std::vector<int32_t>{1, 0, 0, 0, missing, missing}));
+  positions = {3, 5};
+  sample_tokens(stream, args);
+  EXPECT_EQ(history, (std::vector<int32_t>{0, 0, 0, 0, missing, 0}));
+  args.history = ints(history, {6});
+  EXPECT_THROW(sample_tokens(stream, args), std::invalid_argument);
+}
+
 TEST(Sampling, DrawsInProportion) {
   constexpr int draws = 20000;
   constexpr double three_sigma = 0.011;

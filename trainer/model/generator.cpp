@@ -130,15 +130,10 @@ void Generator::allocate_vectors() {
   model_logits_ = logit_memory_.tensor(dtype, matrix, own);
   host_logits_.resize(static_cast<size_t>(matrix.count()));
 
-  Layout drawn;
-  std::array<size_t, slots> places{};
-  for (size_t& place : places) {
-    place = drawn.add(DType::int32, shape);
-  }
-  drawn_memory_ = Buffer(device, drawn.end(), MemoryKind::pinned);
-  for (size_t i = 0; i < slots; ++i) {
-    drawn_[i] = drawn_memory_.tensor(DType::int32, shape, places[i]);
-  }
+  const Shape draws{static_cast<int64_t>(slots), sequences};
+  drawn_memory_ = Buffer(device, static_cast<size_t>(draws.count()) * sizeof(int32_t),
+                         MemoryKind::pinned);
+  drawn_ = drawn_memory_.tensor(DType::int32, draws);
   result_.resize(static_cast<size_t>(sequences));
 }
 
@@ -218,7 +213,8 @@ void Generator::queue_draw(Stream& stream) {
                                   .options = options_.sampling,
                                   .first_sequence = options_.first_sequence,
                                   .positions = positions_,
-                                  .tokens = tokens_});
+                                  .tokens = tokens_,
+                                  .history = drawn_});
 }
 
 std::span<const float> Generator::download() {
@@ -243,11 +239,9 @@ std::span<const float> Generator::step(std::span<const int32_t> tokens) {
   return download();
 }
 
-// Sends the tokens drawn last on their way to the host.
+// Tells when the tokens drawn last are the host's to read.
 void Generator::publish() {
-  const size_t slot = published_++ % slots;
-  copy(engine_.stream(), tokens_, drawn_[slot]);
-  drawn_events_[slot].record(engine_.stream());
+  drawn_events_[published_++ % slots].record(engine_.stream());
 }
 
 void Generator::start(const std::vector<std::vector<int32_t>>& prompts) {
@@ -274,7 +268,8 @@ std::span<const int32_t> Generator::next() {
   }
   const size_t slot = taken_++ % slots;
   drawn_events_[slot].synchronize();
-  std::copy_n(drawn_[slot].as<int32_t>(), result_.size(), result_.begin());
+  const auto row = static_cast<int64_t>(slot);
+  std::copy_n(drawn_.rows(row, row + 1).as<int32_t>(), result_.size(), result_.begin());
   return result_;
 }
 

@@ -84,11 +84,12 @@ class Generator {
   Tensor model_logits_;  // the same in the model's dtype
   std::vector<float> host_logits_;
 
-  // Draws on their way to the host: two, so that one may be read while the next is made.
+  // Draws that the host may read, draw n in row n mod slots: two, so that one may be read while the
+  // next is made.
   static constexpr size_t slots = 2;
   std::unique_ptr<CapturedWork> next_step_;
-  Buffer drawn_memory_;
-  std::array<Tensor, slots> drawn_;
+  Buffer drawn_memory_;  // pinned
+  Tensor drawn_;         // [slots, S] int32
   std::array<Event, slots> drawn_events_;
   size_t published_ = 0;
   size_t taken_ = 0;

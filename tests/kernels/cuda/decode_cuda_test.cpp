@@ -348,22 +348,26 @@ const SamplingOptions sampling_options[] = {
     {.temperature = 1.3, .top_k = 1000, .top_p = 0.5, .seed = 4},
     {.temperature = 0.01, .top_p = 1e-9, .seed = 5}};
 
-// Tokens drawn three times, and the positions afterwards.
+// Tokens drawn three times, and the positions and the last two draws afterwards. Rows of logits
+// with gaps begin anywhere, the others at multiples of 16 bytes where there are 32,000.
 std::vector<double> drawn_tokens(Device device, const SamplingOptions& options, int64_t vocabulary,
-                                 bool rounded) {
+                                 bool rounded, const test::Layout& layout) {
   Bench bench(device, DType::float32, rounded);
-  const Tensor logits = bench.random({64, vocabulary}, -9, 9, test::odd_gaps);
+  const Tensor logits = bench.random({64, vocabulary}, -9, 9, layout);
   const Tensor positions = bench.integers(bench.random_integers(64, 1000));
   const Tensor drawn = bench.output(DType::int32, {64});
+  const Tensor history = bench.output(DType::int32, {2, 64});
   for (int i = 0; i < 3; ++i) {
     sample_tokens(bench.stream(), {.logits = logits,
                                    .options = options,
                                    .first_sequence = 5,
                                    .positions = positions,
-                                   .tokens = drawn});
+                                   .tokens = drawn,
+                                   .history = history});
     bench.keep("tokens", drawn);
   }
   bench.keep("positions", positions);
+  bench.keep("history", history);
   std::vector<double> all;
   for (const Bench::Result& result : bench.results()) {
     all.insert(all.end(), result.values.begin(), result.values.end());
@@ -375,11 +379,13 @@ class CudaSampling : public CudaDecode, public testing::WithParamInterface<size_
 
 TEST_P(CudaSampling, DrawsTheTokensOfTheCpu) {
   const SamplingOptions& options = sampling_options[GetParam()];
-  for (const int64_t vocabulary : {1, 33, 32000}) {
+  for (const int64_t vocabulary : {1, 33, 32000, 40004}) {
     for (const bool rounded : {false, true}) {  // rounded: many are equally probable
-      EXPECT_EQ(drawn_tokens(Device::cpu, options, vocabulary, rounded),
-                drawn_tokens(Device::cuda, options, vocabulary, rounded))
-          << "seed " << options.seed << ", " << vocabulary;
+      for (const test::Layout& layout : {test::contiguous, test::odd_gaps}) {
+        EXPECT_EQ(drawn_tokens(Device::cpu, options, vocabulary, rounded, layout),
+                  drawn_tokens(Device::cuda, options, vocabulary, rounded, layout))
+            << "seed " << options.seed << ", " << vocabulary << ", padding " << layout.padding;
+      }
     }
   }
 }
