@@ -180,6 +180,7 @@ struct BlockPlace {
   __device__ uint32_t weighted() const { return drained(buffers, 0); }
   __device__ uint32_t squared() const { return drained(buffers, 1); }
 
+  __device__ void leave(int slot) const { arrive(empty(slot)); }
   // Until a slot may be filled for another round.
   __device__ void wait_empty(int slot, int round) const {
     wait_barrier(empty(slot), (round & 1) ^ 1);
@@ -190,10 +191,10 @@ struct BlockPlace {
     for (int panel = 0; panel < most_panels; ++panel) {
       init_barrier(arrived(panel), 1);
     }
-    init_barrier(loaded(), warps);
+    init_barrier(loaded(), warpgroup_threads);
     for (int slot = 0; slot < most_slots; ++slot) {
       init_barrier(full(slot), 1);
-      init_barrier(empty(slot), warps);
+      init_barrier(empty(slot), warpgroup_threads);
     }
     for (int buffer = 0; buffer < buffers; ++buffer) {
       init_barrier(received(buffer), 1);
@@ -335,10 +336,7 @@ __device__ __forceinline__ void load_input(StripOperand (&a)[panels], StripSquar
       }
     }
   }
-  __syncwarp();
-  if (lane == 0) {
-    arrive(place.loaded());
-  }
+  arrive(place.loaded());
 }
 
 // c = the block's part of a unit's product. Zeros are multiplied by the first panel.
@@ -422,16 +420,12 @@ __device__ __forceinline__ void multiply(const BlockPlace& place) {
   StripSquares squares;
   load_input(a, squares, place, warp, lane);
   bool has_squares = place.product.norm;  // to send, behind the first unit
-  Turn slot(partition.slots);
+  Emptying slots(partition.slots);
   Turn buffer(buffers);
   for (int unit = place.cluster; unit < partition.units; unit += partition.clusters) {
     float c[unit_tiles][4];
-    wait_barrier(place.full(slot.place()), slot.phase());
-    multiply_unit(c, a, place, slot.place());
-    if (lane == 0) {
-      arrive(place.empty(slot.place()));
-    }
-    slot.advance();
+    multiply_unit(c, a, place, slots.wait(place));
+    slots.leave(place);
     if (has_squares) {
       send_squares<cluster>(squares, place, warp, lane);
       has_squares = false;

@@ -57,8 +57,8 @@ struct ForwardParts {
   GsaGates gates;
   bfloat16* key_states;
   bfloat16* value_states;
-  float* scores;
-  bfloat16* key_products;
+  uint32_t* state_scores;
+  uint32_t* key_products;
   float* segment_states;
   float* segment_decays;
   GsaFlow flow;
@@ -81,8 +81,8 @@ ForwardParts take_apart(const GsaForward& args, std::byte* workspace, const Layo
            gate_rows(args), static_cast<int>(sizes.heads), static_cast<int>(args.slots())},
           part<bfloat16>(kept, saved.key_states),
           part<bfloat16>(kept, saved.value_states),
-          part<float>(kept, saved.scores),
-          part<bfloat16>(kept, saved.key_products),
+          part<uint32_t>(kept, saved.state_scores),
+          part<uint32_t>(kept, saved.key_products),
           part<float>(workspace, layout.segments.states),
           part<float>(workspace, layout.segments.decays),
           {part<int>(workspace, layout.flow.next), part<int>(workspace, layout.flow.stored),
@@ -124,7 +124,6 @@ GsaReadArgs read_args(const ForwardParts& parts) {
   read.gates = parts.gates;
   read.projected = parts.args.projected();
   read.scale = static_cast<float>(parts.args.scale);
-  read.scores = parts.scores;
   read.query_heads = static_cast<int>(parts.sizes.query_heads);
   read.state_heads = static_cast<int>(parts.sizes.state_heads);
   return read;
@@ -172,7 +171,7 @@ GsaScanArgs state_scan(const ForwardParts& parts, bool wants_final) {
   return scan;
 }
 
-// The states, u, and with an output o. Scores are kept where the backward pass will find them.
+// The states, and with an output o. Scores are kept where the backward pass will find them.
 void run_forward(cudaStream_t stream, const ForwardParts& parts, HeadRows<bfloat16> output,
                  bool wants_final, bool keeps_scores) {
   GsaReadArgs read = read_args(parts);
@@ -180,7 +179,7 @@ void run_forward(cudaStream_t stream, const ForwardParts& parts, HeadRows<bfloat
   read.first = key_side(parts);
   read.second = value_side(parts);
   read.output = output;
-  read.scores = keeps_scores ? parts.scores : nullptr;
+  read.state_scores = keeps_scores ? parts.state_scores : nullptr;
   read.key_products = keeps_scores ? parts.key_products : nullptr;
   launch_gsa_forward(stream, parts.sizes, state_scan(parts, wants_final), read, parts.flow);
 }
@@ -197,6 +196,7 @@ void run_backward_read(cudaStream_t stream, const ForwardParts& parts, const Gsa
   read.score_gradients = part<bfloat16>(workspace, layout.score_gradients);
   read.gated_probabilities = part<bfloat16>(workspace, layout.gated_probabilities);
   read.gated_gradients = part<bfloat16>(workspace, layout.gated_gradients);
+  read.state_scores = parts.state_scores;
   read.key_products = parts.key_products;
   read.value_weights = part<bfloat16>(workspace, layout.value_weights);
   read.key_weights = part<bfloat16>(workspace, layout.key_weights);

@@ -15,8 +15,7 @@ inline constexpr int block_threads = threads + warp_size;       // and a warp th
 inline constexpr int chunk_quads = 4;                           // of a thread
 inline constexpr int chunk_bytes = threads * chunk_quads * 16;  // at most
 inline constexpr int max_chunks = 12;                           // of the ring
-inline constexpr int first_chunk_barrier = 2;  // of those by number, behind sync_computing's
-inline constexpr int max_dim = 1024;           // K, V
+inline constexpr int max_dim = 1024;                            // K, V
 static_assert(max_dim <= threads * quad, "a row of a state goes over the threads at once");
 
 // Rows of a state that are copied at once: each thread has `chunk_quads` of their quads.
@@ -59,7 +58,7 @@ struct Layout {
     q = floats(keys);
     sums = floats(period);
     tokens = take(period * token_bytes);
-    barriers = take((1 + max_chunks) * 8);
+    barriers = take((1 + 2 * max_chunks) * 8);
     ring = (at + 127) / 128 * 128;
     chunks = std::min((memory - ring) / chunk_bytes, max_chunks);
     under_way = (chunks + 1) / 2;
@@ -136,19 +135,13 @@ class Shared {
 
   __device__ float* chunk(int i) const { return floats(ring_ + i * chunk_bytes); }
 
-  // Barriers: the kept tokens are there; a chunk is full.
+  // Barriers: the kept tokens are there; a chunk is full, or left by all threads that compute.
   __device__ uint32_t tokens_there() const { return barriers_; }
   __device__ uint32_t full(int chunk) const { return barriers_ + uint32_t(8 * (1 + chunk)); }
-  // A chunk is left by all threads that compute, in whole warps, and then filled for another round
-  // by the warp that copies: a barrier by number.
-  __device__ void leave(int chunk) const {
-    __syncwarp();
-    arrive_threads(first_chunk_barrier + chunk, block_threads);
-  }
+  __device__ uint32_t empty(int chunk) const { return full(max_chunks + chunk); }
+  __device__ void leave(int chunk) const { arrive(empty(chunk)); }
   __device__ void wait_empty(int chunk, int round) const {
-    if (round > 0) {
-      sync_threads(first_chunk_barrier + chunk, block_threads);
-    }
+    wait_barrier(empty(chunk), (round & 1) ^ 1);
   }
 
   // By one thread.
@@ -156,6 +149,7 @@ class Shared {
     init_barrier(tokens_there(), 1);
     for (int chunk = 0; chunk < chunks; ++chunk) {
       init_barrier(full(chunk), 1);
+      init_barrier(empty(chunk), threads);
     }
     publish_barriers();
   }
@@ -208,11 +202,6 @@ __device__ inline void copy_state(const Shared<T>& shared, Filling& filling, con
     }
     __syncwarp();
   }
-}
-
-__device__ inline int chunks_of(const Slice& slice, int columns) {
-  const int at_once = chunk_rows(columns);
-  return (slice.rows + at_once - 1) / at_once;
 }
 
 // take(row, quad) for each of the thread's quads of a state, as its chunks come.

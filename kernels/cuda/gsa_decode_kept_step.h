@@ -210,8 +210,7 @@ __device__ void compute(const KeptArgs<T>& args, const Shared<T>& shared, const 
 
   const Slice key_slice(args.decode.key_dim, slots);
   const Slice value_slice(slots, args.decode.value_dim);
-  Emptying chunks(args.layout.chunks,
-                  chunks_of(key_slice, slots) + chunks_of(value_slice, args.decode.value_dim));
+  Emptying chunks(args.layout.chunks);
   float* keys = key_state(args, place);
   float4 sum = phase.writes ? take_keys<true>(args, shared, chunks, key_slice, tokens, keys)
                             : take_keys<false>(args, shared, chunks, key_slice, tokens, keys);

@@ -10,6 +10,8 @@
 // what it copied of q, k, v through swish where it landed. Accumulators of one product are the left
 // operand of the next without leaving the registers; e^b lies in shared memory. Steep slots
 // (GsaGates) have G = 0 and are added pair by pair, after the products.
+//
+// For the backward pass e^b (q K_0) and tril(q k^T) are kept, each as it lies in the registers.
 #pragma once
 
 #include "kernels/cuda/gsa_read_strip.h"
@@ -211,7 +213,7 @@ __device__ void add_own_tokens(const ForwardBlock<slots, members>& block,
   __syncwarp();
 }
 
-// From e^b acc to u, which is kept if wanted, and to p in its place.
+// From e^b acc to u, and to p in its place.
 template <int slots>
 __device__ void make_probabilities(const ReadStrip<slots>& strip, SlotAccumulator<slots>& acc) {
   const float scale = strip.args.scale;
@@ -221,10 +223,6 @@ __device__ void make_probabilities(const ReadStrip<slots>& strip, SlotAccumulato
     for (int half = 0; half < 2; ++half) {
       acc[tile][2 * half] *= scale;
       acc[tile][2 * half + 1] *= scale;
-      if (strip.args.scores != nullptr) {
-        *reinterpret_cast<float2*>(strip.args.scores + strip.index(tile, half)) =
-            make_float2(acc[tile][2 * half], acc[tile][2 * half + 1]);
-      }
     }
   }
   read_chunks::softmax(strip, acc, 0);
@@ -341,9 +339,8 @@ __device__ void read_chunk(const GsaReadArgs& args, int64_t chunk, int query_hea
       mask_later(strip, a);
       to_operand(weights, a);
     }
-    if (args.key_products != nullptr) {
-      store_strip(weights, strip.scratch, args.key_products + row * chunk_rows, chunk_rows,
-                  strip_rows, panel_columns, strip.lane);
+    if (args.state_scores != nullptr) {
+      strip.keep(weights, acc);
     }
     add_own_tokens(block, strip, weights, acc);
     make_probabilities(strip, acc);

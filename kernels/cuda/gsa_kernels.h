@@ -148,8 +148,9 @@ struct GsaReadArgs {
   GsaReadSide second;                // values, backward: keys
   bool projected;                    // q, k, v are swish of the rows given
   HeadRows<bfloat16> output;         // null: only the scores are wanted
-  float* scores;                     // u: written forward (unless null), read backward
-  bfloat16* key_products;            // tril(Q K^T), likewise
+  // Of the forward pass, for the backward one (null: not wanted), as in GsaSaved.
+  uint32_t* state_scores;
+  uint32_t* key_products;
   float scale;
   int query_heads;
   int state_heads;

@@ -84,9 +84,6 @@ struct ReadBlock {
       }
       fetch_side(args.first, column, stage(tile));
     } else if (tile < first_tiles + second_tiles) {
-      if (tile == first_tiles) {
-        fetch_key_products(stage(tile));
-      }
       fetch_side(args.second, (tile - first_tiles) * panel_columns, stage(tile));
     }
     commit_copies();
@@ -113,15 +110,6 @@ struct ReadBlock {
         side.states + (chunk * args.state_heads + state_head) * slots * side.padded_dim + column;
     copy_panel<slots, Tiles::threads>(target + Tiles::states, states, side.padded_dim, slots,
                                       panel_columns, thread);
-  }
-  // tril(Q K^T) of the forward pass, each member its own.
-  __device__ void fetch_key_products(uint32_t target) const {
-    const bfloat16* products =
-        args.key_products +
-        (chunk * args.query_heads + query_head + member) * chunk_rows * chunk_rows;
-    copy_panel<chunk_rows, warpgroup_threads>(target + member * panel_bytes, products, chunk_rows,
-                                              chunk_rows, panel_columns,
-                                              thread % warpgroup_threads);
   }
 };
 
@@ -155,6 +143,36 @@ __device__ void read_first_side(const ReadBlock<slots, members>& block, StripAcc
   }
   hold(a, panel_tiles);
   hold(acc, SlotTiles<slots>::tiles);
+}
+
+// dp, and tril(dO V^T) in its tile; on the way tril(Q K^T) is asked for, if it has not been.
+template <int slots, int members>
+__device__ void find_gradients(const ReadBlock<slots, members>& block,
+                               const ReadStrip<slots>& strip, const OwnTiles<slots>& own,
+                               uint32_t gate_panels, SlotAccumulator<slots>& dp,
+                               KeptScores<slots>& kept) {
+  StripOperand weights;
+  {
+    StripAccumulator a;
+    read_first_side(block, a, dp);
+    mask_later(strip, a);
+    to_operand(weights, a);
+  }
+  if constexpr (ReadTiles<slots, members>::late_scores) {
+    kept.load_products(strip);
+  }
+  begin_products();
+#pragma unroll
+  for (int panel = 0; panel < SlotTiles<slots>::panels; ++panel) {
+    warpgroup_panel<PanelRows::depth>(dp + panel * panel_tiles, weights,
+                                      gate_panels + panel * panel_bytes);
+  }
+  commit_products();
+  wait_products();
+  hold(dp, SlotTiles<slots>::tiles);
+  unsigned char* products = own.value_products + strip.row * panel_row_bytes;
+  write_strip(products, weights, strip.lane);
+  apply_gate(strip, products, dp);
 }
 
 // out = (r e^b) S_0' + weights X', tile by tile of the second side.
@@ -216,23 +234,21 @@ __device__ void store_totals(const ReadBlock<slots, members>& block, const float
   }
 }
 
-// Backward, from dp (`acc`) and tril(dO V^T) (`weights`): what the walk needs of both sides, and
-// what the chunk's own tokens give of the gate's gradient; and the operands of dQ.
+// Backward, from dp (`acc`) and u: what the walk needs of both sides, and what the chunk's own
+// tokens give of the gate's gradient; and the operands of dQ. tril(dO V^T) and tril(Q K^T) are in
+// their tiles.
 template <int slots, int members>
 __device__ void make_gradients(const ReadBlock<slots, members>& block,
                                const ReadStrip<slots>& strip, unsigned char* memory,
-                               SlotAccumulator<slots>& scores, StripOperand& weights,
-                               SlotAccumulator<slots>& acc, SlotOperand<slots>& gated) {
+                               const OwnTiles<slots>& own, const SlotAccumulator<slots>& scores,
+                               SlotAccumulator<slots>& acc, SlotOperand<slots>& gated,
+                               StripOperand& weights) {
   using Tiles = ReadTiles<slots, members>;
   const GsaReadArgs& args = block.args;
-  const OwnTiles<slots> own(Tiles{}, memory, memory + block.stage_offset(block.first_tiles - 1),
-                            memory + block.stage_offset(block.first_tiles), block.member);
-  write_strip(own.value_products + strip.row * panel_row_bytes, weights, strip.lane);
   SlotAccumulator<slots> terms;
-  turn_backward<Tiles::late_scores>(strip, own, scores, acc, terms);
+  turn_backward(strip, own, scores, acc, terms);
   store_rows(strip, own.probabilities, args.gated_probabilities);
   store_rows(strip, own.score_gradients, args.gated_gradients);
-  wait_copies<0>();  // tril(Q K^T)
   publish_shared();
   strip.template sync_member<members>();
   unsigned char* gate[Tiles::panels];
@@ -315,37 +331,26 @@ __global__ void __launch_bounds__(members* warpgroup_threads,
     block.fetch(tile);
   }
   ReadStrip<slots> strip = make_strip(block, gate, memory);
-  SlotAccumulator<slots> scores;
+  KeptScores<slots> kept;
   if constexpr (Tiles::late_scores) {
-    prefetch_scores(strip);
+    kept.prefetch(strip);
   } else {
-    load_scores(strip, 0, scores);
-    load_scores(strip, 1, scores);
+    kept.load_products(strip);
+    kept.load_scores(strip);
   }
   wait_copies<Tiles::stages - 1>();
   strip.find_steep(receive_fade<Tiles::threads>(gate, memory + Tiles::fade, block.thread));
   SlotOperand<slots> gated;
   StripOperand weights;
   {
-    StripAccumulator a;
+    const OwnTiles<slots> own(Tiles{}, memory, memory + block.stage_offset(block.first_tiles - 1),
+                              memory + block.stage_offset(block.first_tiles), block.member);
+    const uint32_t gate_panels = block.shared + Tiles::gate;
     SlotAccumulator<slots> acc;
-    read_first_side(block, a, acc);
-    mask_later(strip, a);
-    to_operand(weights, a);
-    if constexpr (Tiles::late_scores) {
-      load_scores(strip, 0, scores);
-    }
-    begin_products();
-#pragma unroll
-    for (int panel = 0; panel < Tiles::panels; ++panel) {
-      warpgroup_panel<PanelRows::depth>(acc + panel * panel_tiles, weights,
-                                        block.shared + Tiles::gate + panel * panel_bytes);
-    }
-    commit_products();
-    wait_products();
-    hold(acc, SlotTiles<slots>::tiles);
-    apply_gate(strip, weights, acc);
-    make_gradients(block, strip, memory, scores, weights, acc, gated);
+    find_gradients(block, strip, own, gate_panels, acc, kept);
+    SlotAccumulator<slots> scores;
+    find_scores<Tiles::late_scores>(strip, own, gate_panels, kept, scores);
+    make_gradients(block, strip, memory, own, scores, acc, gated, weights);
   }
   __syncthreads();  // all are through with their own tiles
   block.fetch(block.first_tiles + 1);

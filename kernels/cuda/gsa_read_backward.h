@@ -17,7 +17,7 @@ namespace gsa::kernels::cuda::read_chunks {
 
 // Where a block's things are. A stage of the ring holds a panel of dO for each of the `members`
 // (query heads of one group, a warpgroup each), one of v or k, and those of the states; in the
-// first stage of the second side tril(Q K^T) comes in the place of dO.
+// first stage of the second side tril(Q K^T) is put in the place of dO.
 template <int slots, int block_members>
 struct ReadTiles {
   static constexpr int members = block_members;
@@ -46,7 +46,7 @@ struct ReadTiles {
   static_assert(warps * strip_bytes <= ring);
   static_assert(members == 1 || ChunkFade<slots>::bytes >= chunk_rows * slots * int(sizeof(float)));
   static constexpr int resident_blocks = members == 1 && panels == 1 ? 3 : 2;
-  // Whether there are registers for u before the first side's tiles have come.
+  // Whether there are registers for what u is made of before the first side's tiles have come.
   static constexpr bool late_scores = members > 1;
 };
 
@@ -93,23 +93,60 @@ __device__ void write_half(const ReadStrip<slots>& strip,
                  pairs[3]);
 }
 
-// u of a half of a lane's rows as the forward pass kept it, asked for before it is needed.
+// What the forward pass has kept of u.
 template <int slots>
-__device__ void load_scores(const ReadStrip<slots>& strip, int half, SlotAccumulator<slots>& u) {
+struct KeptScores {
+  StripOperand key_products;
+  StateScores<slots> state_scores;
+
+  __device__ void load_products(const ReadStrip<slots>& strip) {
+#pragma unroll
+    for (int step = 0; step < panel_steps; ++step) {
+      load_lanes(strip.kept_products(), step, key_products[step], strip.lane);
+    }
+  }
+  __device__ void load_scores(const ReadStrip<slots>& strip) {
+#pragma unroll
+    for (int pair = 0; pair < SlotTiles<slots>::tiles / 2; ++pair) {
+      load_lanes(strip.kept_scores(), pair, state_scores[pair], strip.lane);
+    }
+  }
+  __device__ static void prefetch(const ReadStrip<slots>& strip) {
+    prefetch_lanes<strip_bytes>(strip.kept_products(), strip.lane);
+    prefetch_lanes<strip_rows * slots * 2>(strip.kept_scores(), strip.lane);
+  }
+};
+
+// u of the strip, made as the forward pass has: its own tokens' part anew, the state's as it was
+// kept. tril(Q K^T) goes to its tile.
+template <bool late, int slots>
+__device__ void find_scores(const ReadStrip<slots>& strip, const OwnTiles<slots>& own,
+                            uint32_t gate_panels, KeptScores<slots>& kept,
+                            SlotAccumulator<slots>& u) {
+  if constexpr (late) {
+    kept.load_scores(strip);
+  }
+  clear(u, SlotTiles<slots>::tiles);
+  begin_products();
+#pragma unroll
+  for (int panel = 0; panel < SlotTiles<slots>::panels; ++panel) {
+    warpgroup_panel<PanelRows::depth>(u + panel * panel_tiles, kept.key_products,
+                                      gate_panels + panel * panel_bytes);
+  }
+  commit_products();
+  wait_products();
+  hold(u, SlotTiles<slots>::tiles);
+  unsigned char* products = own.key_products + strip.row * panel_row_bytes;
+  write_strip(products, kept.key_products, strip.lane);
+  apply_gate(strip, products, u);
 #pragma unroll
   for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
-    asm volatile("ld.global.nc.L1::no_allocate.v2.f32 {%0, %1}, [%2];\n"
-                 : "=f"(u[tile][2 * half]), "=f"(u[tile][2 * half + 1])
-                 : "l"(strip.args.scores + strip.index(tile, half)));
-  }
-}
-// Brings it into the L2 cache.
-template <int slots>
-__device__ void prefetch_scores(const ReadStrip<slots>& strip) {
-  constexpr int line_floats = 32;
-  for (int i = strip.lane; i < strip_rows * slots / line_floats; i += warp_size) {
-    asm volatile(
-        "prefetch.global.L2 [%0];\n" ::"l"(strip.args.scores + strip.base + i * line_floats));
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float2 state = unpack_half_pair(kept.state_scores[tile / 2][tile % 2 * 2 + half]);
+      u[tile][2 * half] = strip.args.scale * u[tile][2 * half] + state.x;
+      u[tile][2 * half + 1] = strip.args.scale * u[tile][2 * half + 1] + state.y;
+    }
   }
 }
 
@@ -152,14 +189,13 @@ __device__ void take_steep(const ReadStrip<slots>& strip, const float* steep_ter
   }
 }
 
-// From dp (`acc`) and the kept u: the operands p e^b and scale du e^b in shared memory, and
-// p dp + u du in `terms`; half of a lane's rows after the other, for want of registers. In chunks
-// with steep slots p and scale du go to memory as well. Scores that come late: the second half is
-// asked for when the first is done.
-template <bool late_scores, int slots>
+// From dp (`acc`) and u: the operands p e^b and scale du e^b in shared memory, and p dp + u du in
+// `terms`; half of a lane's rows after the other, for want of registers. In chunks with steep slots
+// p and scale du go to memory as well.
+template <int slots>
 __device__ void turn_backward(const ReadStrip<slots>& strip, const OwnTiles<slots>& own,
-                              SlotAccumulator<slots>& scores, const SlotAccumulator<slots>& acc,
-                              SlotAccumulator<slots>& terms) {
+                              const SlotAccumulator<slots>& scores,
+                              const SlotAccumulator<slots>& acc, SlotAccumulator<slots>& terms) {
   const float scale = strip.args.scale;
   const float inverse_scale = scale == 0.0F ? 0.0F : fast_reciprocal(scale);
   SlotAccumulator<slots>& p = terms;  // until an element's term takes its place
@@ -203,9 +239,6 @@ __device__ void turn_backward(const ReadStrip<slots>& strip, const OwnTiles<slot
         write_half(strip, own.probabilities, half, tile - tiles_at_once + 1, gated_p);
         write_half(strip, own.score_gradients, half, tile - tiles_at_once + 1, gated_du);
       }
-    }
-    if (late_scores && half == 0) {
-      load_scores(strip, 1, scores);
     }
   }
   if (strip.any_steep) {

@@ -1,6 +1,8 @@
 // What a warp of gsa_read.cu does with its 16 tokens between the products: gate and softmax.
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include "kernels/cuda/async_copy.h"
 #include "kernels/cuda/gsa_kernels.h"
 #include "kernels/cuda/wgmma.h"
@@ -19,6 +21,46 @@ __device__ inline float fast_reciprocal(float x) {
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
   return y;
+}
+
+// Two numbers as float16, those beyond its range as the largest.
+__device__ inline uint32_t pack_half_pair(float low, float high) {
+  constexpr uint32_t most = 0x7bff7bff;
+  constexpr uint32_t least = 0xfbfffbff;
+  const __half2 pair = __floats2half2_rn(low, high);
+  const __half2 limited = __hmax2_nan(__hmin2_nan(pair, reinterpret_cast<const __half2&>(most)),
+                                      reinterpret_cast<const __half2&>(least));
+  return reinterpret_cast<const uint32_t&>(limited);
+}
+__device__ inline float2 unpack_half_pair(uint32_t pair) {
+  return __half22float2(reinterpret_cast<const __half2&>(pair));
+}
+
+// What one pass keeps of a strip for another lies as the warp has it in its registers: 16 bytes of
+// each lane after the other, then the next 16.
+inline constexpr int lane_words = piece_bytes / int(sizeof(uint32_t));
+__device__ inline void store_lanes(uint32_t* strip, int index, const uint32_t (&words)[lane_words],
+                                   int lane) {
+  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};\n" ::"l"(
+                   strip + (index * warp_size + lane) * lane_words),
+               "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+__device__ inline void load_lanes(const uint32_t* strip, int index, uint32_t (&words)[lane_words],
+                                  int lane) {
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "l"(strip + (index * warp_size + lane) * lane_words));
+}
+// Brings `count` bytes of it into the L2 cache, at most a line a lane.
+template <int count>
+__device__ inline void prefetch_lanes(const uint32_t* strip, int lane) {
+  constexpr int line_words = 32;
+  constexpr int lines = count / (line_words * int(sizeof(uint32_t)));
+  static_assert(lines <= warp_size);
+  if (lane < lines) {
+    asm volatile("prefetch.global.L2 [%0];\n" ::"l"(strip + lane * line_words));
+  }
 }
 
 // An address in shared memory with some bits turned over, computed where it is used: kept for a
@@ -112,6 +154,9 @@ template <int slots>
 using SlotAccumulator = float[SlotTiles<slots>::tiles][4];
 template <int slots>
 using SlotOperand = StripOperand[SlotTiles<slots>::panels];
+// scale e^b (Q K_0) of a strip, as float16: the lane's two rows of two tiles in one piece.
+template <int slots>
+using StateScores = uint32_t[SlotTiles<slots>::tiles / 2][lane_words];
 
 // A lane's share of what steep slots add to a strip, element by element of an accumulator. In local
 // memory, filled by loops that are not unrolled: steep slots are rare, and the code around has no
@@ -203,6 +248,31 @@ struct ReadStrip {
     return turn_bits(fades + ChunkFade<slots>::offset(of_row, 0) + place.column * sizeof(float),
                      tile * 2 * piece_bytes);
   }
+  // Where what is kept of the strip lies: a number of 2 bytes for each element.
+  __device__ uint32_t* kept_scores() const { return args.state_scores + base / 2; }
+  __device__ uint32_t* kept_products() const {
+    return args.key_products + base / slots * (chunk_rows / 2);
+  }
+  // Keeps tril(Q K^T), and of Q K_0 (`acc`) what it becomes in u.
+  __device__ void keep(const StripOperand& products, const SlotAccumulator<slots>& acc) const {
+#pragma unroll
+    for (int step = 0; step < panel_steps; ++step) {
+      store_lanes(kept_products(), step, products[step], lane);
+    }
+#pragma unroll
+    for (int pair = 0; pair < SlotTiles<slots>::tiles / 2; ++pair) {
+      uint32_t words[lane_words];
+#pragma unroll
+      for (int i = 0; i < lane_words; ++i) {
+        const int tile = 2 * pair + i / 2;
+        const int half = i % 2;
+        const float2 of = fade(tile, half);
+        words[i] = pack_half_pair(args.scale * of.x * acc[tile][2 * half],
+                                  args.scale * of.y * acc[tile][2 * half + 1]);
+      }
+      store_lanes(kept_scores(), pair, words, lane);
+    }
+  }
   // A barrier of the warps that work on one of the block's query heads.
   template <int members>
   __device__ void sync_member() const {
@@ -281,9 +351,10 @@ __device__ __noinline__ void fill_steep_weights(SteepShare<panel_tiles>& share, 
   add_up_steep_weights<slots>(share, place, gate, r);
 }
 
-// acc = e^b acc, and in steep slots + sum over j <= t of a[t, j] s_j e^{b_t - b_j}.
+// acc = e^b acc, and in steep slots + sum over j <= t of a[t, j] s_j e^{b_t - b_j}. This warp has
+// written `a`, a strip.
 template <int slots>
-__device__ void apply_gate(const ReadStrip<slots>& strip, const StripOperand& a,
+__device__ void apply_gate(const ReadStrip<slots>& strip, const unsigned char* a,
                            SlotAccumulator<slots>& acc) {
 #pragma unroll
   for (int tile = 0; tile < SlotTiles<slots>::tiles; ++tile) {
@@ -297,12 +368,10 @@ __device__ void apply_gate(const ReadStrip<slots>& strip, const StripOperand& a,
   if (!strip.any_steep) {
     return;
   }
-  write_strip(strip.scratch, a, strip.lane);
   __syncwarp();
   SteepShare<SlotTiles<slots>::tiles> share;
-  add_up_steep_scores<slots>(share, strip.steep_place(), strip.gate, strip.scratch);
+  add_up_steep_scores<slots>(share, strip.steep_place(), strip.gate, a);
   share.add_to(acc);
-  __syncwarp();
 }
 
 // Leaves r in the strip's scratch, for the steep slots' pairs.

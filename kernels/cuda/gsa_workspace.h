@@ -18,6 +18,7 @@ namespace gsa::kernels::cuda {
 inline constexpr int64_t gsa_tile = 64;
 inline constexpr int64_t gsa_max_slots = 128;
 inline constexpr size_t bfloat16_bytes = 2;
+inline constexpr size_t float16_bytes = 2;
 
 inline int64_t gsa_round_up(int64_t value) {
   return (value + gsa_tile - 1) / gsa_tile * gsa_tile;
@@ -111,20 +112,22 @@ struct GsaGateParts {
 };
 
 // What the chunked forward pass may keep: the states at the start of every chunk, which cost most,
-// the gates, u, from which p follows, and the products of the chunk's own queries and keys.
+// the gates, and u in two parts. What a chunk's own tokens give follows from the gates and their
+// products, to float32's rounding, as the gate's gradient needs it; what the state gives is rounded
+// to float16. Both lie strip by strip as a warp has them (gsa_read_strip.h).
 struct GsaSaved {
   WorkspaceLayout layout;
   GsaGateParts gates;
   size_t key_states;    // [chunks, state_heads, slots, key_dim] bfloat16
   size_t value_states;  // [chunks, state_heads, slots, value_dim] bfloat16
-  size_t scores;        // [chunks, query_heads, gsa_chunk, slots] float32: u
+  size_t state_scores;  // [chunks, query_heads, gsa_chunk, slots] float16: scale e^b (Q K_0)
   size_t key_products;  // [chunks, query_heads, gsa_chunk, gsa_chunk] bfloat16: tril(Q K^T)
   size_t bytes;
 
   explicit GsaSaved(const GsaSizes& sizes) : gates(layout, sizes) {
     key_states = layout.add(sizes.states(sizes.state_heads, sizes.key_dim) * bfloat16_bytes);
     value_states = layout.add(sizes.states(sizes.state_heads, sizes.value_dim) * bfloat16_bytes);
-    scores = layout.add(sizes.by_slot(sizes.query_heads) * sizeof(float));
+    state_scores = layout.add(sizes.by_slot(sizes.query_heads) * float16_bytes);
     key_products = layout.add(sizes.by_token(sizes.query_heads) * bfloat16_bytes);
     bytes = layout.end();
   }

@@ -55,11 +55,11 @@ class Filling {
   int may_begin_;
 };
 
-// The turns of those who use what is filled, `total` times: they leave a place only where it is
-// filled again, so that no arrival stays behind.
+// The turns of those who use what is filled. Every thread leaves a place for itself: a lane that
+// arrives for its warp after __syncwarp orders as much, but racecheck does not follow it.
 class Emptying {
  public:
-  __device__ Emptying(int places, int total) : now_(places), again_(total - places) {}
+  __device__ explicit Emptying(int places) : now_(places) {}
 
   // Until the copy has landed. Returns its place.
   template <typename Ring>
@@ -69,15 +69,12 @@ class Emptying {
   }
   template <typename Ring>
   __device__ void leave(const Ring& ring) {
-    if (again_-- > 0) {
-      ring.leave(now_.place());
-    }
+    ring.leave(now_.place());
     now_.advance();
   }
 
  private:
   Turn now_;
-  int again_;
 };
 
 }  // namespace gsa::kernels::cuda

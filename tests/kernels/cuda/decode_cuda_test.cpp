@@ -375,22 +375,29 @@ std::vector<double> drawn_tokens(Device device, const SamplingOptions& options, 
   return all;
 }
 
-class CudaSampling : public CudaDecode, public testing::WithParamInterface<size_t> {};
+// Options and a vocabulary.
+using SamplingCase = std::tuple<size_t, int64_t>;
+std::string name_of_sampling(const testing::TestParamInfo<SamplingCase>& info) {
+  return std::to_string(std::get<0>(info.param)) + "_" + std::to_string(std::get<1>(info.param));
+}
+class CudaSampling : public CudaDecode, public testing::WithParamInterface<SamplingCase> {};
 
 TEST_P(CudaSampling, DrawsTheTokensOfTheCpu) {
-  const SamplingOptions& options = sampling_options[GetParam()];
-  for (const int64_t vocabulary : {1, 33, 32000, 40004}) {
-    for (const bool rounded : {false, true}) {  // rounded: many are equally probable
-      for (const test::Layout& layout : {test::contiguous, test::odd_gaps}) {
-        EXPECT_EQ(drawn_tokens(Device::cpu, options, vocabulary, rounded, layout),
-                  drawn_tokens(Device::cuda, options, vocabulary, rounded, layout))
-            << "seed " << options.seed << ", " << vocabulary << ", padding " << layout.padding;
-      }
+  const auto [number, vocabulary] = GetParam();
+  const SamplingOptions& options = sampling_options[number];
+  for (const bool rounded : {false, true}) {  // rounded: many are equally probable
+    for (const test::Layout& layout : {test::contiguous, test::odd_gaps}) {
+      EXPECT_EQ(drawn_tokens(Device::cpu, options, vocabulary, rounded, layout),
+                drawn_tokens(Device::cuda, options, vocabulary, rounded, layout))
+          << "seed " << options.seed << ", padding " << layout.padding;
     }
   }
 }
-INSTANTIATE_TEST_SUITE_P(Each, CudaSampling,
-                         testing::Range(size_t{0}, std::size(sampling_options)));
+INSTANTIATE_TEST_SUITE_P(
+    Each, CudaSampling,
+    testing::Combine(testing::Range(size_t{0}, std::size(sampling_options)),
+                     testing::Values(int64_t{1}, int64_t{33}, int64_t{32000}, int64_t{40004})),
+    name_of_sampling);
 
 }  // namespace
 }  // namespace gsa::kernels
