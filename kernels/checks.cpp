@@ -47,6 +47,21 @@ void require_optional(const ConstTensor& tensor, DType dtype, const Shape& shape
   }
 }
 
+// Masters that are to be split or joined, and the two parts of such.
+void require_whole(const ConstTensor& master) {
+  require_present(master, 1, "master");
+  require_dtype(master, DType::float32, "master");
+  require_contiguous(master, "master");
+}
+void require_parts(const ConstTensor& weights, const ConstTensor& remainder, const Shape& shape) {
+  require_shape(weights, shape, "weights");
+  require_dtype(weights, DType::bfloat16, "weights");
+  require_contiguous(weights, "weights");
+  require_shape(remainder, shape, "remainder");
+  require_dtype(remainder, DType::int16, "remainder");
+  require_contiguous(remainder, "remainder");
+}
+
 void require_statistics(const ConstTensor& tensor, const ConstTensor& input, const char* what) {
   require_shape(tensor, {input.dim(0)}, what);
   require_dtype(tensor, accumulator(input.dtype()), what);
@@ -238,15 +253,31 @@ void ClipScale::check() const {
 
 void AdamW::check() const {
   require_present(gradient, 1, "gradient");
-  require_like(master, gradient, "master");
+  if (remainder) {
+    require(!master, "masters are by themselves or in two parts, not both");
+    require_dtype(gradient, DType::float32, "gradient");
+    require_parts(weights, remainder, gradient.shape());
+  } else {
+    require_like(master, gradient, "master");
+  }
   require_like(first_moment, gradient, "first_moment");
   require_like(second_moment, gradient, "second_moment");
-  if (weights) {
-    require_shape(weights, gradient.shape(), "weights");
+  if (weights && !remainder) {
+    require_like(weights, master, "weights");
   }
   require_shape(scale, {1}, "scale");
   require_dtype(scale, DType::float64, "scale");
   require(step >= 1, "AdamW counts its steps from 1");
+}
+
+void SplitMaster::check() const {
+  require_whole(master);
+  require_parts(weights, remainder, master.shape());
+}
+
+void JoinMaster::check() const {
+  require_whole(master);
+  require_parts(weights, remainder, master.shape());
 }
 
 void Convert::check() const {

@@ -6,7 +6,7 @@
 
 namespace gsa {
 
-enum class DType : uint8_t { float64, float32, bfloat16, int32, byte };
+enum class DType : uint8_t { float64, float32, bfloat16, int32, int16, byte };
 
 // Size of one element in bytes.
 constexpr size_t size_of(DType dtype) {
@@ -17,6 +17,7 @@ constexpr size_t size_of(DType dtype) {
     case DType::int32:
       return 4;
     case DType::bfloat16:
+    case DType::int16:
       return 2;
     case DType::byte:
       return 1;
@@ -34,6 +35,8 @@ constexpr const char* name_of(DType dtype) {
       return "bfloat16";
     case DType::int32:
       return "int32";
+    case DType::int16:
+      return "int16";
     case DType::byte:
       return "byte";
   }
@@ -64,6 +67,10 @@ struct DTypeOf<bfloat16_t> {
 template <>
 struct DTypeOf<int32_t> {
   static constexpr DType value = DType::int32;
+};
+template <>
+struct DTypeOf<int16_t> {
+  static constexpr DType value = DType::int16;
 };
 template <>
 struct DTypeOf<std::byte> {

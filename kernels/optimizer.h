@@ -40,6 +40,7 @@ struct ClipScale {
 // AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101), bias-corrected:
 //   g = scale * gradient;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
 //   master -= lr * (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay * master);  weights = master
+// The model may compute in bfloat16: masters then are float32 and lie in two parts (SplitMaster).
 struct AdamW {
   // Elements of the buffers that weight decay leaves out (norms' weights), as [begin, end).
   struct Range {
@@ -57,10 +58,33 @@ struct AdamW {
   double weight_decay = 0;
   int64_t step = 1;  // t, from 1
   std::array<Range, max_ranges> without_decay{};
-  Tensor master;         // [n] float32 | float64
+  Tensor master;         // [n] float32 | float64; absent with a remainder
   Tensor first_moment;   // [n]
   Tensor second_moment;  // [n]
-  Tensor weights;        // [n] the dtype that the model computes in; absent if it is the master's
+  Tensor weights;        // [n] the master's dtype, or absent; with a remainder bfloat16
+  Tensor remainder;      // [n] int16: masters are the weights and this; or absent
+
+  void check() const;
+};
+
+// Float32 masters as bfloat16 weights and 16 bits more each: 4 bytes a parameter instead of 6. A
+// weight is its master rounded to nearest (of two equally near, away from zero), the remainder what
+// its bits lack:
+//   bits(master) = (bits(weight) << 16) + remainder
+// All NaN become one.
+struct SplitMaster {
+  ConstTensor master;  // [n] float32
+  Tensor weights;      // [n] bfloat16
+  Tensor remainder;    // [n] int16
+
+  void check() const;
+};
+
+// The master again, bit by bit.
+struct JoinMaster {
+  ConstTensor weights;    // [n] bfloat16
+  ConstTensor remainder;  // [n] int16
+  Tensor master;          // [n] float32
 
   void check() const;
 };
@@ -76,6 +100,8 @@ struct Convert {
 void squared_norm(Stream& stream, const SquaredNorm& args);
 void clip_scale(Stream& stream, const ClipScale& args);
 void adamw(Stream& stream, const AdamW& args);
+void split_master(Stream& stream, const SplitMaster& args);
+void join_master(Stream& stream, const JoinMaster& args);
 void convert(Stream& stream, const Convert& args);
 
 }  // namespace gsa::kernels

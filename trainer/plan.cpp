@@ -1,11 +1,8 @@
 #include "trainer/plan.h"
 
+#include "trainer/optimizer/sharded_adamw.h"
+
 namespace gsa {
-namespace {
-
-constexpr int optimizer_states = 3;  // masters, first and second moments
-
-}  // namespace
 
 int64_t count_parameters(const ModelConfig& config) {
   ParameterStore parameters(Device::cpu, DType::float32, 1);
@@ -44,7 +41,8 @@ RunPlan plan_run(const Config& config, Device device, DType dtype, int ranks) {
   const auto flat = static_cast<size_t>(parameters.flat_count());
   plan.memory = {.weights = flat * size_of(dtype),
                  .gradients = flat * size_of(parameters.gradient_dtype()),
-                 .optimizer = optimizer_states * flat * sizeof(float) / static_cast<size_t>(ranks),
+                 .optimizer = ShardedAdamW::state_bytes(parameters.flat_count() / ranks, dtype,
+                                                        parameters.gradient_dtype()),
                  .activations = arena};
   if (options.gradients == ParameterStore::Gradients::in_arena) {
     plan.memory.activations -= plan.memory.gradients;

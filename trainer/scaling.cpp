@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "trainer/optimizer/sharded_adamw.h"
+
 namespace gsa {
 namespace {
 
@@ -13,7 +15,6 @@ constexpr double micro = 1e-6;
 constexpr double milli = 1e-3;
 constexpr double gib = 1024.0 * 1024.0 * 1024.0;
 constexpr double checkpoint_bytes = 12;  // a parameter: master and two moments in float32
-constexpr double state_bytes = 12;       // the same on the GPU
 
 // Backward makes two products for each of forward's.
 constexpr double forward_share = 1.0 / 3;
@@ -152,6 +153,7 @@ StepWork step_work(const Config& config, Device device, DType dtype) {
   }
   work.gradient_bytes = double(size_of(parameters.gradient_dtype()));
   work.weight_bytes = double(size_of(dtype));
+  work.state_bytes = double(ShardedAdamW::element_bytes(dtype, parameters.gradient_dtype()));
   return work;
 }
 
@@ -225,7 +227,7 @@ std::vector<ScalingRow> predict_scaling(const Config& config, const Machine& mac
 double most_parameters(const Machine& machine, const StepWork& work, double activation_bytes,
                        int gpus) {
   const double room = machine.memory.gpu * gib - overhead_bytes(machine, gpus) - activation_bytes;
-  const double each = work.weight_bytes + work.gradient_bytes + state_bytes / gpus;
+  const double each = work.weight_bytes + work.gradient_bytes + work.state_bytes / gpus;
   return std::max(0.0, room / each);
 }
 

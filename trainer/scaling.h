@@ -30,6 +30,7 @@ struct StepWork {
   std::vector<double> bucket_elements;  // parameters, in the order of first use
   double gradient_bytes = 0;            // of an element, as it is reduced
   double weight_bytes = 0;              // and as it is gathered
+  double state_bytes = 0;               // of a parameter's master and moments on the device
 
   double parameters() const;
 };

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <limits>
 
 #include "kernels/backends.h"
@@ -6,6 +7,7 @@
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/rounding.h"
 #include "kernels/cpu/typed.h"
+#include "kernels/master_split.h"
 
 namespace gsa::kernels::cpu {
 namespace {
@@ -40,12 +42,41 @@ struct AdamWFactors {
   T scale, beta1, beta2, rest1, rest2, unbias1, unbias2, rate, epsilon;
 };
 
-// The update of elements [begin, end), all with the same decay; `weights` may be null.
-template <typename T, typename Weight>
+// Masters by themselves, with the model's copy if there is one.
+template <typename T>
+struct WholeMasters {
+  T* masters;
+  T* weights;  // or null
+
+  T operator[](int64_t i) const { return masters[i]; }
+  void set(int64_t i, T value) const {
+    masters[i] = value;
+    if (weights != nullptr) {
+      weights[i] = value;
+    }
+  }
+};
+
+// Masters in two parts.
+struct SplitMasters {
+  bfloat16_t* weights;
+  int16_t* remainders;
+
+  float operator[](int64_t i) const {
+    return std::bit_cast<float>(join_number({weights[i].bits, remainders[i]}));
+  }
+  void set(int64_t i, float value) const {
+    const SplitNumber parts = split_number(std::bit_cast<uint32_t>(value));
+    weights[i].bits = parts.weight;
+    remainders[i] = parts.remainder;
+  }
+};
+
+// The update of elements [begin, end), all with the same decay.
+template <typename T, typename Masters>
 void adamw_span(const AdamW& args, const AdamWFactors<T>& f, T decay, int64_t begin, int64_t end,
-                Weight* weights) {
+                const Masters& masters) {
   const T* gradient = args.gradient.as<T>();
-  T* master = args.master.as<T>();
   T* first = args.first_moment.as<T>();
   T* second = args.second_moment.as<T>();
 #pragma omp simd
@@ -54,13 +85,10 @@ void adamw_span(const AdamW& args, const AdamWFactors<T>& f, T decay, int64_t be
     const T m = f.beta1 * first[i] + f.rest1 * g;
     const T v = f.beta2 * second[i] + f.rest2 * g * g;
     const T step = m * f.unbias1 / (std::sqrt(v * f.unbias2) + f.epsilon);
-    const T updated = master[i] - f.rate * (step + decay * master[i]);
+    const T master = masters[i];
     first[i] = m;
     second[i] = v;
-    master[i] = updated;
-    if (weights != nullptr) {
-      weights[i] = rounded_to<Weight>(updated);
-    }
+    masters.set(i, master - f.rate * (step + decay * master));
   }
 }
 
@@ -86,15 +114,19 @@ void for_each_decay_span(const AdamW& args, int64_t count, const Body& body) {
   }
 }
 
-template <typename T, typename Weight>
-void adamw_update(const AdamW& args, double scale, Weight* weights) {
+template <typename T, typename Masters>
+void adamw_update(const AdamW& args, double scale, const Masters& masters) {
   const AdamWFactors<T> factors(args, scale);
-  for_each_decay_span(args, args.master.count(), [&](int64_t first, int64_t last, bool decays) {
+  for_each_decay_span(args, args.gradient.count(), [&](int64_t first, int64_t last, bool decays) {
     const T decay = decays ? T(args.weight_decay) : T(0);
     parallel_for(last - first, 1, [&](int64_t begin, int64_t end) {
-      adamw_span<T>(args, factors, decay, first + begin, first + end, weights);
+      adamw_span<T>(args, factors, decay, first + begin, first + end, masters);
     });
   });
+}
+
+SplitMasters parts_of(const Tensor& weights, const Tensor& remainder) {
+  return {weights.as<bfloat16_t>(), remainder.as<int16_t>()};
 }
 
 template <typename From, typename To>
@@ -166,16 +198,35 @@ void adamw(Stream& /*stream*/, const AdamW& args) {
   if (!std::isfinite(scale)) {
     return;
   }
+  if (args.remainder) {
+    adamw_update<float>(args, scale, parts_of(args.weights, args.remainder));
+    return;
+  }
   with_real_type(args.master.dtype(), "adamw", [&](auto type) {
     using T = decltype(type);
-    if (!args.weights) {
-      adamw_update<T, T>(args, scale, nullptr);
-      return;
+    adamw_update<T>(args, scale,
+                    WholeMasters<T>{args.master.as<T>(), elements_of<T>(args.weights)});
+  });
+}
+
+void split_master(Stream& /*stream*/, const SplitMaster& args) {
+  const SplitMasters masters = parts_of(args.weights, args.remainder);
+  const auto* values = args.master.as<float>();
+  parallel_for(args.master.count(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      masters.set(i, values[i]);
     }
-    with_stored_type(args.weights.dtype(), "adamw", [&](auto weight) {
-      using Weight = decltype(weight);
-      adamw_update<T, Weight>(args, scale, args.weights.as<Weight>());
-    });
+  });
+}
+
+void join_master(Stream& /*stream*/, const JoinMaster& args) {
+  const auto* weights = args.weights.as<bfloat16_t>();
+  const auto* remainders = args.remainder.as<int16_t>();
+  auto* masters = args.master.as<float>();
+  parallel_for(args.master.count(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      masters[i] = std::bit_cast<float>(join_number({weights[i].bits, remainders[i]}));
+    }
   });
 }
 

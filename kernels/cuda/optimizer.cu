@@ -1,7 +1,8 @@
 // The optimizer's arithmetic on flat buffers: global norm, clipping, AdamW, conversion.
 //
 // Everything is bound by memory: the norm reads 4 bytes a parameter, AdamW reads 16 (gradient, both
-// moments, master) and writes 12 and the weights' 2 or 4, in one pass.
+// moments, master) and writes 12, where the model computes in bfloat16; in float32 the weights' 4
+// more.
 #include <algorithm>
 #include <cmath>
 
@@ -9,6 +10,7 @@
 #include "kernels/cuda/map_rows.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/workspace.h"
+#include "kernels/master_split.h"
 
 namespace gsa::kernels::cuda {
 namespace {
@@ -92,14 +94,64 @@ struct AdamWStep {
   }
 };
 
-template <typename T>
+// Masters by themselves, with the model's copy if there is one.
+struct WholeMasters {
+  float* masters;
+  float* weights;  // or absent
+
+  template <int width>
+  __device__ void read(int64_t element, float (&w)[width]) const {
+    load(masters + element, w);
+  }
+  template <int width>
+  __device__ void write(int64_t element, const float (&w)[width]) const {
+    store(masters + element, w);
+    if (weights != nullptr) {
+      store(weights + element, w);
+    }
+  }
+};
+
+// Masters in two parts: bits of bfloat16 weights, and remainders.
+struct SplitMasters {
+  uint16_t* weights;
+  int16_t* remainders;
+
+  SplitMasters(const ConstTensor& weight, const ConstTensor& remainder)
+      : weights(reinterpret_cast<uint16_t*>(const_cast<bfloat16*>(elements_of<bfloat16>(weight)))),
+        remainders(const_cast<int16_t*>(elements_of<int16_t>(remainder))) {}
+
+  template <int width>
+  __device__ void read(int64_t element, float (&w)[width]) const {
+    const auto weight = Vector<uint16_t, width>::load(weights + element);
+    const auto remainder = Vector<int16_t, width>::load(remainders + element);
+#pragma unroll
+    for (int i = 0; i < width; ++i) {
+      w[i] = __uint_as_float(join_number({weight.elements[i], remainder.elements[i]}));
+    }
+  }
+  template <int width>
+  __device__ void write(int64_t element, const float (&w)[width]) const {
+    Vector<uint16_t, width> weight;
+    Vector<int16_t, width> remainder;
+#pragma unroll
+    for (int i = 0; i < width; ++i) {
+      const SplitNumber parts = split_number(__float_as_uint(w[i]));
+      weight.elements[i] = parts.weight;
+      remainder.elements[i] = parts.remainder;
+    }
+    weight.store(weights + element);
+    remainder.store(remainders + element);
+  }
+};
+
+template <typename Masters>
 struct AdamWUpdate {
   AdamWStep step;
   const float* gradient;
-  float* master;
   float* first_moment;
   float* second_moment;
-  T* weights;  // or absent
+  Masters masters;
 
   template <int width>
   __device__ void apply(int64_t /*row*/, int64_t element) const {
@@ -114,7 +166,7 @@ struct AdamWUpdate {
     load(gradient + element, g);
     load(first_moment + element, m);
     load(second_moment + element, v);
-    load(master + element, w);
+    masters.read(element, w);
 #pragma unroll
     for (int i = 0; i < width; ++i) {
       const float slope = float(scale) * g[i];
@@ -126,10 +178,31 @@ struct AdamWUpdate {
     }
     store(first_moment + element, m);
     store(second_moment + element, v);
-    store(master + element, w);
-    if (weights != nullptr) {
-      store(weights + element, w);
-    }
+    masters.write(element, w);
+  }
+};
+
+struct Split {
+  const float* masters;
+  SplitMasters parts;
+
+  template <int width>
+  __device__ void apply(int64_t /*row*/, int64_t element) const {
+    float w[width];
+    load(masters + element, w);
+    parts.write(element, w);
+  }
+};
+
+struct Join {
+  SplitMasters parts;
+  float* masters;
+
+  template <int width>
+  __device__ void apply(int64_t /*row*/, int64_t element) const {
+    float w[width];
+    parts.read(element, w);
+    store(masters + element, w);
   }
 };
 
@@ -186,19 +259,35 @@ void clip_scale(Stream& stream, const ClipScale& args) {
 }
 
 void adamw(Stream& stream, const AdamW& args) {
-  with_element(args.weights.dtype(), "adamw", [&](auto element) {
-    using T = decltype(element);
-    const AdamWUpdate<T> update{step_of(args),
-                                elements_of<float>(args.gradient),
-                                elements_of<float>(args.master),
-                                elements_of<float>(args.first_moment),
-                                elements_of<float>(args.second_moment),
-                                elements_of<T>(args.weights)};
-    map_rows<float_vector_width>(stream, 1, args.gradient.count(),
-                                 are_aligned(args.gradient, args.master, args.first_moment,
-                                             args.second_moment, args.weights),
-                                 update, "adamw");
-  });
+  const auto update = [&](const auto& masters) {
+    const AdamWUpdate<std::decay_t<decltype(masters)>> operation{
+        step_of(args), elements_of<float>(args.gradient), elements_of<float>(args.first_moment),
+        elements_of<float>(args.second_moment), masters};
+    map_rows<float_vector_width>(
+        stream, 1, args.gradient.count(),
+        are_aligned(args.gradient, args.master, args.first_moment, args.second_moment, args.weights,
+                    args.remainder),
+        operation, "adamw");
+  };
+  if (args.remainder) {
+    update(SplitMasters(args.weights, args.remainder));
+  } else {
+    update(WholeMasters{elements_of<float>(args.master), elements_of<float>(args.weights)});
+  }
+}
+
+void split_master(Stream& stream, const SplitMaster& args) {
+  const Split split{elements_of<float>(args.master), SplitMasters(args.weights, args.remainder)};
+  map_rows<float_vector_width>(stream, 1, args.master.count(),
+                               are_aligned(args.master, args.weights, args.remainder), split,
+                               "split_master");
+}
+
+void join_master(Stream& stream, const JoinMaster& args) {
+  const Join join{SplitMasters(args.weights, args.remainder), elements_of<float>(args.master)};
+  map_rows<float_vector_width>(stream, 1, args.master.count(),
+                               are_aligned(args.master, args.weights, args.remainder), join,
+                               "join_master");
 }
 
 void convert(Stream& stream, const Convert& args) {

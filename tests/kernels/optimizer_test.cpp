@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -103,32 +104,100 @@ TEST_P(CpuOptimizer, AdamWIsItsDefinitionOverSteps) {
   EXPECT_EQ(weights.bits(), master.bits());
 }
 
-TEST_P(CpuOptimizer, AdamWWritesWeightsInBFloat16OrNotAtAll) {
+TEST_P(CpuOptimizer, AdamWWritesWeightsOrNotAtAll) {
   constexpr int64_t count = 77;
   const HostTensor scale(DType::float64, {1}, {1});
   const auto gradient = HostTensor::random(GetParam(), {count}, random_);
   const auto master = HostTensor::random(GetParam(), {count}, random_);
   const HostTensor first(GetParam(), {count}, std::vector<double>(count));
   const HostTensor second(GetParam(), {count}, std::vector<double>(count));
-  const HostTensor weights(DType::bfloat16, {count});
-  AdamW args{.gradient = gradient,
-             .scale = scale,
-             .learning_rate = 0.01,
-             .master = master,
-             .first_moment = first,
-             .second_moment = second,
-             .weights = weights};
-  adamw(stream_, args);
-  const auto bits = weights.bits();
-  for (int64_t i = 0; i < count; ++i) {
-    EXPECT_EQ(bits[i], cpu::to_bfloat16(master.get(i)).bits);
-  }
-  args.weights = {};
-  args.step = 2;
   const auto before = master.values();
-  adamw(stream_, args);
+  adamw(stream_, {.gradient = gradient,
+                  .scale = scale,
+                  .learning_rate = 0.01,
+                  .master = master,
+                  .first_moment = first,
+                  .second_moment = second});
   EXPECT_NE(master.values(), before);
-  EXPECT_EQ(weights.bits(), bits);
+}
+
+// Numbers of all kinds: on both sides of a middle between two bfloat16 and on it, the largest and
+// the smallest, infinite ones.
+std::vector<float> odd_numbers() {
+  std::vector<float> numbers = {0.0F, -0.0F, INFINITY, -INFINITY};
+  for (const uint32_t upper : {0x0000U, 0x0001U, 0x007fU, 0x0080U, 0x3f80U, 0x3f81U, 0x7f7eU,
+                               0x7f7fU, 0x8000U, 0xbf80U, 0xff7fU}) {
+    for (const uint32_t lower : {0U, 1U, 0x7fffU, 0x8000U, 0x8001U, 0xffffU}) {
+      numbers.push_back(std::bit_cast<float>(upper << 16 | lower));
+    }
+  }
+  return numbers;
+}
+
+TEST(MastersInTwoParts, AreTheSameBitsAgainAndTheirWeightsTheNearest) {
+  test::TestStream stream;
+  std::vector<float> numbers = odd_numbers();
+  const auto count = static_cast<int64_t>(numbers.size());
+  const HostTensor weights(DType::bfloat16, {count});
+  std::vector<int16_t> remainders(numbers.size());
+  std::vector<float> joined(numbers.size());
+  const Tensor remainder(remainders.data(), DType::int16, Device::cpu, {count});
+  const auto floats = [&](std::vector<float>& values) {
+    return Tensor(values.data(), DType::float32, Device::cpu, {count});
+  };
+  split_master(stream, {.master = floats(numbers), .weights = weights, .remainder = remainder});
+  join_master(stream, {.weights = weights, .remainder = remainder, .master = floats(joined)});
+  const auto bits = weights.bits();
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    EXPECT_EQ(std::bit_cast<uint32_t>(joined[i]), std::bit_cast<uint32_t>(numbers[i]));
+    const auto number = std::bit_cast<uint32_t>(numbers[i]);
+    const bool in_the_middle = (number & 0xffff) == 0x8000;
+    const uint32_t away_from_zero = (number >> 16) + 1;
+    EXPECT_EQ(bits[i], in_the_middle ? away_from_zero : cpu::to_bfloat16(numbers[i]).bits);
+  }
+  numbers.assign(numbers.size(), -NAN);
+  split_master(stream, {.master = floats(numbers), .weights = weights, .remainder = remainder});
+  join_master(stream, {.weights = weights, .remainder = remainder, .master = floats(joined)});
+  EXPECT_TRUE(std::isnan(joined.front()));
+  EXPECT_TRUE(std::isnan(cpu::widened({static_cast<uint16_t>(weights.bits().front())})));
+}
+
+TEST(MastersInTwoParts, AreUpdatedLikeWholeOnes) {
+  constexpr int64_t count = 1003;
+  test::TestStream stream;
+  test::Random random(43);
+  const HostTensor scale(DType::float64, {1}, {0.3});
+  const auto whole = HostTensor::random(DType::float32, {count}, random);
+  const HostTensor weights(DType::bfloat16, {count});
+  std::vector<int16_t> remainders(count);
+  const Tensor remainder(remainders.data(), DType::int16, Device::cpu, {count});
+  const HostTensor joined(DType::float32, {count});
+  split_master(stream, {.master = whole, .weights = weights, .remainder = remainder});
+  std::vector<HostTensor> moments;
+  for (int i = 0; i < 4; ++i) {
+    moments.emplace_back(DType::float32, Shape{count}, std::vector<double>(count));
+  }
+  for (int64_t step = 1; step <= 3; ++step) {
+    const auto gradient = HostTensor::random(DType::float32, {count}, random);
+    AdamW args{.gradient = gradient,
+               .scale = scale,
+               .learning_rate = 0.05,
+               .weight_decay = 0.1,
+               .step = step,
+               .without_decay = {{{500, 600}}},
+               .master = whole,
+               .first_moment = moments[0],
+               .second_moment = moments[1]};
+    adamw(stream, args);
+    args.master = {};
+    args.first_moment = moments[2];
+    args.second_moment = moments[3];
+    args.weights = weights;
+    args.remainder = remainder;
+    adamw(stream, args);
+    join_master(stream, {.weights = weights, .remainder = remainder, .master = joined});
+    EXPECT_EQ(joined.bits(), whole.bits()) << "step " << step;
+  }
 }
 
 TEST_P(CpuOptimizer, AdamWSkipsTheStepWhenTheScaleIsNotFinite) {

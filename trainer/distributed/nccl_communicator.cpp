@@ -32,6 +32,8 @@ ncclDataType_t nccl_type(DType dtype) {
       return ncclInt32;
     case DType::byte:
       return ncclUint8;
+    case DType::int16:
+      break;
   }
   throw std::invalid_argument("NCCL has no such element type");
 }

@@ -9,10 +9,17 @@
 namespace gsa {
 namespace {
 
-constexpr size_t masters = 0;
-constexpr size_t first_moments = 1;
-constexpr size_t second_moments = 2;
-constexpr size_t states = 3;
+constexpr size_t moments = 2;
+constexpr int64_t most_joined = int64_t{4} << 20;
+
+int64_t joined_count(int64_t elements) {
+  return std::min(elements, most_joined);
+}
+
+Tensor host(std::span<const float> values) {
+  return {const_cast<float*>(values.data()), DType::float32, Device::cpu,
+          {static_cast<int64_t>(values.size())}};
+}
 
 }  // namespace
 
@@ -25,21 +32,54 @@ ShardedAdamW::ShardedAdamW(const OptimizerConfig& config, ParameterStore& parame
       communication_(parameters.device()),
       copies_(parameters.device()),
       dtype_(parameters.gradient_dtype()),
+      splits_(parameters.compute_dtype() == DType::bfloat16),
       updated_(parameters.device()),
       state_copied_(parameters.device()) {
   lay_out();
-  state_memory_ = Buffer(parameters.device(), state_bytes());
+  allocate_state();
   scalar_memory_ = Buffer(parameters.device(), 3 * sizeof(double));
   scalars_ = scalar_memory_.tensor(DType::float64, {3});
-  fill_zero(compute_, state_memory_.tensor(dtype_, {int64_t(states) * shard_count_}));
   for (int bucket = 0; bucket < parameters_.buckets(); ++bucket) {
     gradients_done_.emplace_back(parameters.device());
     weights_done_.emplace_back(parameters.device());
   }
 }
 
-size_t ShardedAdamW::state_bytes() const {
-  return states * static_cast<size_t>(shard_count_) * size_of(dtype_);
+size_t ShardedAdamW::element_bytes(DType weights, DType gradients) {
+  return moments * size_of(gradients) +
+         size_of(weights == DType::bfloat16 ? DType::int16 : gradients);
+}
+
+size_t ShardedAdamW::state_bytes(int64_t elements, DType weights, DType gradients) {
+  const size_t joined =
+      weights == DType::bfloat16 ? joined_count(elements) * size_of(DType::float32) : 0;
+  return static_cast<size_t>(elements) * element_bytes(weights, gradients) + joined;
+}
+
+// The longer elements first: each begins at a multiple of its own size.
+void ShardedAdamW::allocate_state() {
+  state_memory_ = Buffer(parameters_.device(),
+                         state_bytes(shard_count_, parameters_.compute_dtype(), dtype_));
+  size_t end = 0;
+  const auto take = [&](DType dtype, int64_t count) {
+    const Tensor tensor = state_memory_.tensor(dtype, {count}, end);
+    end += tensor.bytes();
+    return tensor;
+  };
+  first_moments_ = take(dtype_, shard_count_);
+  second_moments_ = take(dtype_, shard_count_);
+  if (splits_) {
+    joined_ = take(DType::float32, joined_count(shard_count_));
+    remainders_ = take(DType::int16, shard_count_);
+  } else {
+    masters_ = take(dtype_, shard_count_);
+  }
+  clear_state();
+}
+
+void ShardedAdamW::clear_state() {
+  fill_zero(compute_,
+            state_memory_.tensor(DType::byte, {static_cast<int64_t>(state_memory_.bytes())}));
 }
 
 void ShardedAdamW::lay_out() {
@@ -69,20 +109,16 @@ Tensor ShardedAdamW::own(const Tensor& bucket_tensor, int bucket) const {
   return bucket_tensor.rows(part.bucket_begin, part.bucket_begin + part.count);
 }
 
-Tensor ShardedAdamW::state(size_t which, int bucket) const {
+Tensor ShardedAdamW::part(const Tensor& shard, int bucket) const {
   const Part& part = parts_[static_cast<size_t>(bucket)];
-  return whole_state(which).rows(part.shard_offset, part.shard_offset + part.count);
-}
-
-Tensor ShardedAdamW::whole_state(size_t which) const {
-  return state_memory_.tensor(dtype_, {shard_count_},
-                              which * static_cast<size_t>(shard_count_) * size_of(dtype_));
+  return shard.rows(part.shard_offset, part.shard_offset + part.count);
 }
 
 void ShardedAdamW::initialize(int64_t seed, double init_std) {
-  fill_zero(compute_, state_memory_.tensor(dtype_, {int64_t(states) * shard_count_}));
-  InitialWeights(parameters_, seed, init_std).write(compute_, ranges_, whole_state(masters));
+  clear_state();
+  InitialWeights(parameters_, seed, init_std).write(compute_, ranges_, incoming_masters());
   weights_from_masters();
+  fill_zero(compute_, first_moments_);
   updates_ = 0;
 }
 
@@ -128,16 +164,20 @@ void ShardedAdamW::update(double learning_rate, const Tensor& totals, double nom
                         .epsilon = config_.eps,
                         .weight_decay = config_.weight_decay,
                         .step = updates_,
-                        .master = state(masters, bucket),
-                        .first_moment = state(first_moments, bucket),
-                        .second_moment = state(second_moments, bucket),
-                        .weights = own(parameters_.bucket_weights(bucket), bucket)};
+                        .first_moment = part(first_moments_, bucket),
+                        .second_moment = part(second_moments_, bucket),
+                        .weights = own_weights(bucket)};
+    if (splits_) {
+      args.remainder = part(remainders_, bucket);
+    } else {
+      args.master = part(masters_, bucket);
+    }
     size_t excepted = 0;
-    const Part& part = parts_[static_cast<size_t>(bucket)];
+    const int64_t shard_offset = parts_[static_cast<size_t>(bucket)].shard_offset;
     for (const ShardRange& range : ranges_) {
       const ParameterInfo& info = parameters_.parameters()[range.parameter];
       if (info.bucket == bucket && info.initialization == Initialization::ones) {
-        const int64_t begin = range.offset - part.shard_offset;
+        const int64_t begin = range.offset - shard_offset;
         args.without_decay.at(excepted++) = {begin, begin + range.end - range.begin};
       }
     }
@@ -176,8 +216,14 @@ void ShardedAdamW::wait_for_all_weights() {
 
 void ShardedAdamW::weights_from_masters() {
   for (int bucket = 0; bucket < parameters_.buckets(); ++bucket) {
-    kernels::convert(compute_, {.input = state(masters, bucket),
-                                .output = own(parameters_.bucket_weights(bucket), bucket)});
+    const Tensor masters = part(incoming_masters(), bucket);
+    if (splits_) {
+      kernels::split_master(compute_, {.master = masters,
+                                       .weights = own_weights(bucket),
+                                       .remainder = part(remainders_, bucket)});
+    } else {
+      kernels::convert(compute_, {.input = masters, .output = own_weights(bucket)});
+    }
     gather(bucket);
     wait_for_weights(bucket);
   }
@@ -188,23 +234,41 @@ void ShardedAdamW::copy_state(std::span<float> master, std::span<float> first,
                               std::span<float> second) {
   updated_.record(compute_);
   copies_.wait(updated_);
-  const std::span<float> targets[states] = {master, first, second};
-  for (size_t which = 0; which < states; ++which) {
-    copy(copies_, whole_state(which),
-         {targets[which].data(), DType::float32, Device::cpu, {shard_count_}});
-  }
+  copy_masters(master);
+  copy(copies_, first_moments_, host(first));
+  copy(copies_, second_moments_, host(second));
   state_copied_.record(copies_);
+}
+
+void ShardedAdamW::copy_masters(std::span<float> target) {
+  if (!splits_) {
+    copy(copies_, masters_, host(target));
+    return;
+  }
+  for (int bucket = 0; bucket < parameters_.buckets(); ++bucket) {
+    const Tensor weights = own_weights(bucket);
+    const Tensor remainders = part(remainders_, bucket);
+    for (int64_t begin = 0; begin < weights.count(); begin += joined_.count()) {
+      const int64_t count = std::min(joined_.count(), weights.count() - begin);
+      const Tensor joined = joined_.rows(0, count);
+      kernels::join_master(copies_, {.weights = weights.rows(begin, begin + count),
+                                     .remainder = remainders.rows(begin, begin + count),
+                                     .master = joined});
+      const int64_t place = parts_[static_cast<size_t>(bucket)].shard_offset + begin;
+      copy(copies_, joined,
+           host(target.subspan(static_cast<size_t>(place), static_cast<size_t>(count))));
+    }
+  }
 }
 
 void ShardedAdamW::write_state(std::span<const float> master, std::span<const float> first,
                                std::span<const float> second) {
-  const std::span<const float> sources[states] = {master, first, second};
-  for (size_t which = 0; which < states; ++which) {
-    copy(compute_, {sources[which].data(), DType::float32, Device::cpu, {shard_count_}},
-         whole_state(which));
-  }
+  copy(compute_, host(master), incoming_masters());
   compute_.synchronize();
   weights_from_masters();
+  copy(compute_, host(first), first_moments_);
+  copy(compute_, host(second), second_moments_);
+  compute_.synchronize();
 }
 
 }  // namespace gsa

@@ -6,6 +6,9 @@
 // gathers the new weights of all. Communication has a stream of its own: reductions run behind the
 // rest of backward, and the gathering of a bucket behind the next step's work before it
 // (`wait_for_weights`).
+//
+// Where the model computes in bfloat16 a master is its weight and 16 bits more (SplitMaster):
+// float32 masters exist on their way from and to the host only.
 #pragma once
 
 #include <limits>
@@ -61,8 +64,10 @@ class ShardedAdamW {
   void write_state(std::span<const float> master, std::span<const float> first,
                    std::span<const float> second);
 
-  // Bytes of the state on this rank.
-  size_t state_bytes() const;
+  // Bytes of the state of a parameter of a model that computes in `weights`; and of `elements`
+  // parameters on a rank, with what copies of masters need on their way.
+  static size_t element_bytes(DType weights, DType gradients);
+  static size_t state_bytes(int64_t elements, DType weights, DType gradients);
 
  private:
   struct Part {                // this rank's part of a bucket
@@ -71,13 +76,20 @@ class ShardedAdamW {
     int64_t shard_offset = 0;
   };
   void lay_out();
+  void allocate_state();
+  void clear_state();
   // Later work on the compute stream waits for a collective.
   void wait_for(const Event& collective);
   void gather(int bucket);
   Tensor own(const Tensor& bucket_tensor, int bucket) const;
-  Tensor whole_state(size_t which) const;
-  Tensor state(size_t which, int bucket) const;
+  Tensor own_weights(int bucket) const { return own(parameters_.bucket_weights(bucket), bucket); }
+  // The bucket's part of a tensor of the whole shard.
+  Tensor part(const Tensor& shard, int bucket) const;
+  // Where the shard's masters are put before weights are made of them: where they stay, or if they
+  // are split, where the first moments come behind them.
+  Tensor incoming_masters() const { return splits_ ? first_moments_ : masters_; }
   void weights_from_masters();
+  void copy_masters(std::span<float> target);
 
   OptimizerConfig config_;
   ParameterStore& parameters_;
@@ -89,7 +101,13 @@ class ShardedAdamW {
   std::vector<ShardRange> ranges_;
   int64_t shard_count_ = 0;
   DType dtype_;
-  Buffer state_memory_;
+  bool splits_;          // masters lie in two parts
+  Buffer state_memory_;  // of which all that follows is
+  Tensor first_moments_;
+  Tensor second_moments_;
+  Tensor masters_;     // or
+  Tensor remainders_;  // beside the weights, and
+  Tensor joined_;      // masters on their way to the host
   Buffer scalar_memory_;
   Tensor scalars_;  // squared norm, norm, scale
   std::vector<Event> gradients_done_;

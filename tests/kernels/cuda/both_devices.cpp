@@ -62,6 +62,8 @@ void put(std::byte* at, DType dtype, double value) {
       return write(bfloat16_bits(value));
     case DType::int32:
       return write(int32_t(value));
+    case DType::int16:
+      return write(int16_t(value));
     case DType::byte:
       return write(uint8_t(value));
   }
@@ -84,6 +86,8 @@ double get(const std::byte* at, DType dtype) {
       return bfloat16_value(read<uint16_t>(at));
     case DType::int32:
       return read<int32_t>(at);
+    case DType::int16:
+      return read<int16_t>(at);
     case DType::byte:
       return read<uint8_t>(at);
   }

@@ -75,7 +75,7 @@ TEST_F(CudaOptimizer, ClipScaleIsAsOnTheCpu) {
   }
 }
 
-// A step of AdamW whose gradient scale is `scale`; `make_weights` makes the model's copy.
+// A step of AdamW whose gradient scale is `scale`; with bfloat16 weights masters are in two parts.
 void check_adamw(int64_t count, double scale, Layout layout) {
   const std::string name = "adamw of " + std::to_string(count) + " from " +
                            std::to_string(layout.offset) + ", scale " + std::to_string(scale);
@@ -86,12 +86,25 @@ void check_adamw(int64_t count, double scale, Layout layout) {
                .weight_decay = 0.1,
                .step = 3,
                .without_decay = {{{count / 3, count / 2}, {count - 1, count}}},
-               .master = bench.random_float({count}, -1, 1, layout),
                .first_moment = bench.random_float({count}, -1, 1, layout),
                .second_moment = bench.random_float({count}, 0, 1, layout),
                .weights = bench.random({count}, -1, 1, layout)};
+    const Tensor master = bench.random_float({count}, -1, 1, layout);
+    // The CPU computes what is expected in float32, with masters by themselves.
+    if (bench.dtype() == DType::bfloat16) {
+      args.remainder = bench.output(DType::int16, {count}, layout);
+      split_master(bench.stream(),
+                   {.master = master, .weights = args.weights, .remainder = args.remainder});
+    } else {
+      args.master = master;
+      convert(bench.stream(), {.input = master, .output = args.weights});
+    }
     adamw(bench.stream(), args);
-    bench.keep("master", args.master);
+    if (args.remainder) {
+      join_master(bench.stream(),
+                  {.weights = args.weights, .remainder = args.remainder, .master = master});
+    }
+    bench.keep("master", master);
     bench.keep("first_moment", args.first_moment);
     bench.keep("second_moment", args.second_moment);
     bench.keep("weights", args.weights);
@@ -103,6 +116,36 @@ TEST_F(CudaOptimizer, AdamWIsAsOnTheCpu) {
     check_adamw(1, 0.5, layout);
     check_adamw(10007, 0.5, layout);
     check_adamw(10007, nan, layout);
+  }
+}
+
+TEST_F(CudaOptimizer, MastersInTwoPartsAreAsOnTheCpu) {
+  for (const int64_t count : {1, 8, 10007}) {
+    for (const Layout& layout : all_layouts) {
+      std::vector<std::vector<std::byte>> bits;
+      for (const Device device : {Device::cpu, Device::cuda}) {
+        Bench bench(device, DType::float32, false);
+        const Tensor master = bench.random_float({count}, -100, 100, layout);
+        const Tensor weights = bench.output(DType::bfloat16, {count}, layout);
+        const Tensor remainder = bench.output(DType::int16, {count}, layout);
+        const Tensor joined = bench.output(DType::float32, {count}, layout);
+        split_master(bench.stream(),
+                     {.master = master, .weights = weights, .remainder = remainder});
+        join_master(bench.stream(),
+                    {.weights = weights, .remainder = remainder, .master = joined});
+        bench.keep("master", master);
+        bench.keep("weights", weights);
+        bench.keep("remainder", remainder);
+        bench.keep("joined", joined);
+        for (const Bench::Result& result : bench.results()) {
+          bits.push_back(result.bits);
+        }
+      }
+      EXPECT_EQ(bits[0], bits[3]);
+      for (size_t i = 0; i < 4; ++i) {
+        EXPECT_EQ(bits[i], bits[i + 4]);
+      }
+    }
   }
 }
 
