@@ -10,12 +10,19 @@ int64_t count_parameters(const ModelConfig& config) {
   return parameters.parameter_count();
 }
 
+Keep kept_for_backward(const TrainConfig& config) {
+  if (config.recompute == "block") {
+    return Keep::input;
+  }
+  return config.recompute == "norms" ? Keep::norm_inputs : Keep::everything;
+}
+
 EngineOptions training_options(const TrainConfig& config, Device device, DType dtype, int ranks,
                                int64_t accumulation) {
   return {.device = device,
           .dtype = dtype,
           .ranks = ranks,
-          .keep = config.recompute == "block" ? Keep::input : Keep::everything,
+          .keep = kept_for_backward(config),
           .gradients = accumulation == 1 ? ParameterStore::Gradients::in_arena
                                          : ParameterStore::Gradients::own};
 }

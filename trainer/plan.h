@@ -10,6 +10,9 @@
 
 namespace gsa {
 
+// What train.recompute says.
+Keep kept_for_backward(const TrainConfig& config);
+
 // How a run computes. With one micro-batch a step its gradients lie in the arena, over activations
 // that are no longer needed; sums over several must outlive a forward pass.
 EngineOptions training_options(const TrainConfig& config, Device device, DType dtype, int ranks,

@@ -127,7 +127,7 @@ StepWork step_work(const Config& config, Device device, DType dtype) {
   const HostSequences sequences(config.train.micro_batch, config.data.sequence_length);
   const EngineOptions options{.device = device,
                               .dtype = dtype,
-                              .keep = recompute ? Keep::input : Keep::everything,
+                              .keep = kept_for_backward(config.train),
                               .memory = ParameterStore::Memory::planning};
   const PassCost cost = plan_training(config.model, options, sequences.view(device));
   StepWork work;

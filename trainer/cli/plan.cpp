@@ -108,7 +108,7 @@ std::string limits(const Plan& plan) {
   if (first == plan.rows.end()) {
     text += fmt::format(
         "This does not fit {:.1f} GiB on any number of GPUs: weights, gradients and activations\n"
-        "are whole on each. Try train.recompute=block or a smaller train.micro_batch.\n",
+        "are whole on each. Try train.recompute=norms or =block, or a smaller train.micro_batch.\n",
         plan.machine->memory.gpu);
   } else if (first != plan.rows.begin()) {
     text += fmt::format("Fits from {} GPUs on.\n", first->gpus);

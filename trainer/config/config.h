@@ -56,7 +56,7 @@ struct TrainConfig {
   int64_t batch_tokens =
       0;  // tokens a step over all ranks; 0: micro_batch x sequence_length x ranks
   int64_t micro_batch = 8;         // sequences one rank runs forward and backward at once
-  std::string recompute = "none";  // none | block
+  std::string recompute = "none";  // none | norms | block
   int64_t validate_every = 0;      // steps; 0: never
   int64_t validation_tokens = 0;   // tokens a validation; 0: the whole split
   int64_t stop_after_steps = 0;    // stop with a checkpoint after that many steps of this start

@@ -199,8 +199,9 @@ Group train_group() {
                     "sequences a rank runs forward and backward at once",
                     between(1, kLargestMicroBatch)),
           train.key("recompute", &C::recompute,
-                    "block: keep a block's input only and run its forward again in backward",
-                    one_of({"none", "block"})),
+                    "block: keep a block's input only and run its forward again in backward; "
+                    "norms: keep all but the norms' outputs",
+                    one_of({"none", "norms", "block"})),
           train.key("validate_every", &C::validate_every, "steps between validations; 0: never",
                     at_least(0)),
           train.key("validation_tokens", &C::validation_tokens,

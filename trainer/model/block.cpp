@@ -48,7 +48,7 @@ Block::Block(const ModelConfig& config, int layer, ParameterStore& parameters)
 
 void Block::forward(Pass& pass, Tensor input, Tensor output, Keep keep) {
   Tape& tape = pass.tape;
-  if (keep == Keep::everything) {
+  if (keep == Keep::everything || keep == Keep::norm_inputs) {
     run(pass, input, tape.allocate(pass.dtype, input.shape()), output);
     return;
   }
@@ -63,21 +63,22 @@ void Block::forward(Pass& pass, Tensor input, Tensor output, Keep keep) {
 
 void Block::run(Pass& pass, Tensor input, Tensor middle, Tensor output) {
   Tape& tape = pass.tape;
-  Tape::Scratch scratch(tape);
-  const Tensor normalized = scratch.tensor(pass.dtype, input.shape());
-
-  const Tensor first_rms = tape.allocate(pass.statistics(), {pass.tokens()});
-  attn_norm_.forward(pass, input, normalized, first_rms);
-  mixer_->forward(pass, normalized, input, middle);
-  tape.push(input);
-  tape.push(first_rms);
-
+  run_layer(pass, attn_norm_, *mixer_, input, middle);
   tape.begin_frame();  // the channel mixer's, which goes back first
-  const Tensor second_rms = tape.allocate(pass.statistics(), {pass.tokens()});
-  mlp_norm_.forward(pass, middle, normalized, second_rms);
-  glu_.forward(pass, normalized, middle, output);
-  tape.push(middle);
-  tape.push(second_rms);
+  run_layer(pass, mlp_norm_, glu_, middle, output);
+}
+
+template <typename Layer>
+void Block::run_layer(Pass& pass, const PreNorm& norm, Layer& layer, Tensor stream,
+                      Tensor output) {
+  Tape::Scratch scratch(pass.tape);
+  const Tensor normalized = pass.norm_output(scratch, stream.shape());
+  const Tensor rms = pass.tape.allocate(pass.statistics(), {pass.tokens()});
+  norm.forward(pass, stream, normalized, rms);
+  layer.forward(pass, normalized, stream, output);
+  pass.tape.push(stream);
+  pass.tape.push(rms);
+  pass.push_norm_output(normalized);
 }
 
 void Block::decode(Pass& pass, kernels::DecodeStep& step, Tensor stream) {
@@ -87,13 +88,16 @@ void Block::decode(Pass& pass, kernels::DecodeStep& step, Tensor stream) {
 
 template <typename Layer>
 void Block::backward_layer(Pass& pass, const PreNorm& norm, Layer& layer, Tensor grad_stream) {
+  const Tensor kept = pass.tape.pop();
   const Tensor rms = pass.tape.pop();
   const Tensor stream = pass.tape.pop();
   Tape::Scratch scratch(pass.tape);
   const Tensor grad_normalized = scratch.tensor(pass.dtype, stream.shape());
+  // Where its output was not kept, the norm writes it over the gradient.
+  const Tensor again = kept ? Tensor() : grad_normalized;
   const auto norm_backward = [&] {
-    norm.backward(pass, stream, rms, grad_normalized, grad_stream, grad_normalized, grad_stream);
-    return grad_normalized;  // now holds the norm's output
+    norm.backward(pass, stream, rms, grad_normalized, grad_stream, again, grad_stream);
+    return kept ? kept : again;
   };
   layer.backward(pass, norm_backward, grad_stream, grad_normalized);
 }

@@ -2,9 +2,9 @@
 //
 // The addition is fused with the last product of the layer, before its result is rounded.
 //
-// Kept for backward: the stream before each norm with its statistics, and what the mixers keep.
-// Computed again: the norms' outputs, on the norms' own way back; with Keep::input everything from
-// the block's input.
+// Kept for backward: the stream before each norm with its statistics, the norm's output, and what
+// the mixers keep. With Keep::norm_inputs norms' outputs are computed again, on the norms' own way
+// back; with Keep::input everything is, from the block's input.
 #pragma once
 
 #include <memory>
@@ -14,9 +14,6 @@
 #include "trainer/model/mixer.h"
 
 namespace gsa {
-
-// What a forward pass keeps for backward.
-enum class Keep : uint8_t { everything, input, nothing };
 
 // RMSNorm in front of a layer.
 class PreNorm {
@@ -60,6 +57,10 @@ class Block {
   // Between the layers the stream goes to `middle`; without `output` no further than backward
   // needs.
   void run(Pass& pass, Tensor input, Tensor middle, Tensor output);
+  // output = stream + layer(norm(stream)).
+  template <typename Layer>
+  static void run_layer(Pass& pass, const PreNorm& norm, Layer& layer, Tensor stream,
+                        Tensor output);
   // Backward of a norm and its layer: turns grad_stream from the gradient behind the layer into
   // that before its norm.
   template <typename Layer>

@@ -87,7 +87,7 @@ void GsaMixer::forward(Pass& pass, ConstTensor input, ConstTensor stream, Tensor
   op.output = o.reshape({tokens, query_heads_, head_dim_});
   run_op(pass, op);
   Tape::Scratch scratch(tape);
-  const Tensor normalized = scratch.tensor(pass.dtype, {tokens, query_columns()});
+  const Tensor normalized = pass.norm_output(scratch, {tokens, query_columns()});
   kernels::swish_rms_norm_forward(pass.stream, {.input = o,
                                                 .weight = g_norm_.weight(),
                                                 .epsilon = norm_eps_,
@@ -97,10 +97,12 @@ void GsaMixer::forward(Pass& pass, ConstTensor input, ConstTensor stream, Tensor
   for (const Tensor& tensor : {projected, o, inverse_rms, saved}) {
     tape.push(tensor);
   }
+  pass.push_norm_output(normalized);
 }
 
 void GsaMixer::backward(Pass& pass, const InputAgain& input, ConstTensor grad_output,
                         Tensor grad_input) {
+  const Tensor normalized = pass.tape.pop();
   const Tensor saved = pass.tape.pop();
   const Tensor inverse_rms = pass.tape.pop();
   const Tensor o = pass.tape.pop();
@@ -110,17 +112,19 @@ void GsaMixer::backward(Pass& pass, const InputAgain& input, ConstTensor grad_ou
   const Tensor grad_o = o;
   {
     Tape::Scratch inner(pass.tape);
-    const Tensor normalized = inner.tensor(pass.dtype, {tokens, query_columns()});
-    linear_backward_input(pass, o_proj_, grad_output, normalized);
-    // The gradient of o takes its place, and what the product was of that of the gradient.
+    const Tensor grad_normalized = inner.tensor(pass.dtype, {tokens, query_columns()});
+    linear_backward_input(pass, o_proj_, grad_output, grad_normalized);
+    // The gradient of o takes its place; what the product was of that of the gradient, if it was
+    // not kept.
+    const Tensor again = normalized ? Tensor() : grad_normalized;
     kernels::swish_rms_norm_backward(pass.stream, {.input = o,
                                                    .weight = g_norm_.weight(),
                                                    .inverse_rms = inverse_rms,
-                                                   .grad_output = normalized,
-                                                   .output = normalized,
+                                                   .grad_output = grad_normalized,
+                                                   .output = again,
                                                    .grad_input = grad_o,
                                                    .grad_weight = g_norm_.gradient()});
-    linear_backward_weight(pass, normalized, o_proj_, grad_output);
+    linear_backward_weight(pass, normalized ? normalized : again, o_proj_, grad_output);
   }
   Tape::Scratch scratch(pass.tape);
   const Tensor grad_projected = scratch.tensor(pass.dtype, {tokens, projected_columns()});

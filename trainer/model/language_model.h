@@ -17,7 +17,7 @@ namespace gsa {
 class LanguageModel {
  public:
   // Declares the parameters in `parameters`, which the caller then allocates. `recompute` is
-  // Keep::everything or Keep::input.
+  // Any but Keep::nothing.
   LanguageModel(const ModelConfig& config, ParameterStore& parameters,
                 Keep keep = Keep::everything);
 

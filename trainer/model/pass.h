@@ -29,6 +29,9 @@ struct MixerState {
 // How a mixer with states computes: whole sequences as in training, or a token a call.
 enum class Form : uint8_t { chunked, recurrent };
 
+// What a block keeps of its forward pass for backward.
+enum class Keep : uint8_t { everything, norm_inputs, input, nothing };
+
 // Gives a layer's input once more (see TokenMixer::backward).
 using InputAgain = std::function<ConstTensor()>;
 
@@ -40,6 +43,16 @@ struct Pass {
   Form form = Form::chunked;
   const BucketHooks* hooks = nullptr;
   std::vector<MixerState>* states = nullptr;  // one a layer: read, and written back
+  bool keeps_norms = false;                   // norms' outputs, for backward
+
+  // Memory for a norm's output: kept, or only as long as `scratch`.
+  Tensor norm_output(Tape::Scratch& scratch, const Shape& shape) const {
+    return keeps_norms ? tape.allocate(dtype, shape) : scratch.tensor(dtype, shape);
+  }
+  // What backward finds of it on the tape: itself, or nothing.
+  void push_norm_output(const Tensor& output) const {
+    tape.push(keeps_norms ? output : Tensor());
+  }
 
   int64_t tokens() const { return sequences.tokens(); }
   // The dtype of statistics, gates and states.

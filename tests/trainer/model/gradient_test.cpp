@@ -80,15 +80,19 @@ TEST(LanguageModel, GradientsMatchCentralDifferencesWithoutNormWeight) {
 
 TEST(LanguageModel, RecomputationGivesTheSameBits) {
   ModelCase kept(small_model(), Device::cpu, DType::float32, Keep::everything);
+  ModelCase norms_again(small_model(), Device::cpu, DType::float32, Keep::norm_inputs);
   ModelCase recomputed(small_model(), Device::cpu, DType::float32, Keep::input);
-  for (ModelCase* model : {&kept, &recomputed}) {
+  for (ModelCase* model : {&kept, &norms_again, &recomputed}) {
     model->randomize(3);
     set_random_batch(*model, 4);
     model->zero_gradients();
   }
-  EXPECT_EQ(kept.loss_and_gradients(), recomputed.loss_and_gradients());
-  for (const std::string& name : kept.names()) {
-    EXPECT_EQ(kept.gradient(name), recomputed.gradient(name)) << name;
+  const double loss = kept.loss_and_gradients();
+  for (ModelCase* model : {&norms_again, &recomputed}) {
+    EXPECT_EQ(model->loss_and_gradients(), loss);
+    for (const std::string& name : kept.names()) {
+      EXPECT_EQ(model->gradient(name), kept.gradient(name)) << name;
+    }
   }
 }
 
@@ -124,6 +128,7 @@ TEST(LanguageModel, GradientsInTheArenaAreTheSameBits) {
 }
 
 TEST(LanguageModel, GradientsInTheArenaAreTheSameBitsWithRecomputation) {
+  expect_same_in_arena(deep_model(), Keep::norm_inputs);
   expect_same_in_arena(deep_model(), Keep::input);
 }
 

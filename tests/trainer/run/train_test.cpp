@@ -68,6 +68,7 @@ TEST_F(Training, AccumulationAndRecomputationDoNotChangeTheCurve) {
   const auto plain = train(1, "plain", "train.micro_batch=8");
   EXPECT_LT(loss_difference(train(1, "accumulated", "train.micro_batch=1"), plain), rank_tolerance);
   EXPECT_EQ(train(1, "recomputed", "train.micro_batch=8 train.recompute=block"), plain);
+  EXPECT_EQ(train(1, "norms", "train.micro_batch=8 train.recompute=norms"), plain);
 }
 
 TEST_F(Training, StatesBeginAnewAtDocumentsOnAnyNumberOfRanks) {
