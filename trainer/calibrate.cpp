@@ -67,13 +67,11 @@ void set_rates(const BenchFigures& figures, const StepWork& work, int64_t accumu
   rates.other_ms = std::max(0.0, step_ms - known);
 }
 
-// What a rank took of its GPU beside its buffers, GiB. The arena is the measured one: a program of
-// another day may plan less.
-double overhead_gib(const BenchFigures& figures, Config config, Device device, DType dtype) {
-  config.train.batch_tokens = 0;
-  const RunPlan plan = plan_run(config, device, dtype, ranks_of(figures));
-  const auto buffers = double(plan.memory.total() - plan.memory.activations) / gib;
-  return std::max(0.0, figures.at("peak_memory_gib") - buffers - figures.at("arena_gib"));
+// What a rank took of its GPU beside its buffers and arena, GiB, by the sizes that these had in the
+// program that was measured: one of another day may plan less.
+double overhead_gib(const BenchFigures& figures) {
+  return std::max(0.0, figures.at("peak_memory_gib") - figures.at("buffers_gib") -
+                           figures.at("arena_gib"));
 }
 
 // The slowdown with which the prediction meets a step that was measured on several GPUs.
@@ -97,7 +95,7 @@ Machine calibrate(Machine machine, const Config& config, Device device, DType dt
     if (is_step(figures) && ranks_of(figures) == 1) {
       set_rates(figures, work, accumulation_of(figures, config, parameters), machine);
       machine.name = figures.texts.at("device");
-      machine.memory.overhead = overhead_gib(figures, config, device, dtype);
+      machine.memory.overhead = overhead_gib(figures);
       if (figures.has("memory_gib")) {
         machine.memory.gpu = figures.at("memory_gib");
       }
@@ -119,7 +117,7 @@ Machine calibrate(Machine machine, const Config& config, Device device, DType dt
           slowdown_of(figures, work, accumulation_of(figures, config, parameters), machine);
       ++steps;
       machine.memory.communication =
-          std::max(0.0, overhead_gib(figures, config, device, dtype) - machine.memory.overhead);
+          std::max(0.0, overhead_gib(figures) - machine.memory.overhead);
     }
   }
   if (steps > 0) {

@@ -22,7 +22,7 @@ EngineOptions training_options(const TrainConfig& config, Device device, DType d
 struct MemoryPlan {
   size_t weights = 0;
   size_t gradients = 0;
-  size_t optimizer = 0;    // masters and AdamW moments of this rank's shard
+  size_t optimizer = 0;    // masters and AdamW moments of this rank's shard, as they are stored
   size_t activations = 0;  // what forward keeps, and scratch: what is not under gradients
   size_t total() const { return weights + gradients + optimizer + activations; }
 };

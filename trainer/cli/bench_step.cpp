@@ -6,6 +6,7 @@
 #include "trainer/cli/bench.h"
 #include "trainer/cli/step_bench.h"
 #include "trainer/distributed/collective.h"
+#include "trainer/plan.h"
 
 namespace gsa {
 namespace {
@@ -69,6 +70,14 @@ std::map<std::string, double> phases(StepBench& bench, double step_ms) {
   return sums;
 }
 
+// Bytes of weights, gradients and the optimizer's state.
+size_t plan_buffers(Config config, const Session& session) {
+  config.train.batch_tokens = 0;
+  const MemoryPlan memory =
+      plan_run(config, session.device, session.dtype, session.communicator->size()).memory;
+  return memory.total() - memory.activations;
+}
+
 }  // namespace
 
 BenchResult bench_step(const Config& config, const BenchStepOptions& options, Session& session) {
@@ -93,6 +102,7 @@ BenchResult bench_step(const Config& config, const BenchStepOptions& options, Se
   const size_t gradients = parameters.gradients_in_arena() ? parameters.gradient_tail(0) : 0;
   result.add("arena_gib",  // beside gradients, wherever they lie
              double(bench.engine().tape().capacity() - gradients) / bytes_per_gib);
+  result.add("buffers_gib", double(plan_buffers(config, session)) / bytes_per_gib);
   if (session.device == Device::cuda) {
     result.add("memory_gib", double(device.memory_bytes) / bytes_per_gib);
     result.add("peak_memory_gib", double(device.memory_bytes - device.free_bytes) / bytes_per_gib);

@@ -4,8 +4,8 @@
 //   o = gsa(q, k, v, log alpha);  y = RMSNorm_D(swish(o)) Wo^T
 //
 // The four products are one, over the rows of Wq, Wk, Wv, Wf, and the op takes its output as it is
-// and activates it itself. Kept for backward: that product's output, o, the norm's statistics, and
-// what the op saves. Computed again in backward: the normalized swish(o).
+// and activates it itself. Kept for backward: that product's output, o, the norm's statistics, what
+// the op saves, and with Pass::keeps_norms the normalized swish(o), which else is computed again.
 #pragma once
 
 #include "trainer/model/mixer.h"

@@ -23,7 +23,8 @@ class TokenMixer {
   virtual void forward(Pass& pass, ConstTensor input, ConstTensor stream, Tensor output) = 0;
   // grad_input [N, D] from grad_output [N, D]; pops what forward pushed. `input` gives forward's
   // input and is called once, when grad_input is complete and will not be touched again: the norm
-  // that made the input writes it anew on its own way back, over grad_input if it likes.
+  // that made the input then goes back, and where its output was not kept writes it anew, over
+  // grad_input if it likes.
   virtual void backward(Pass& pass, const InputAgain& input, ConstTensor grad_output,
                         Tensor grad_input) = 0;
 

@@ -55,7 +55,7 @@ TEST_F(Commands, PlanPredictsFromMeasurements) {
          {"3 measured results", "   24 ", "train.batch_tokens=786432"});
   expect("plan " + config + " --machine mine.yaml", {"NVIDIA H200 (mine.yaml)"});
   expect("plan " + config + " model.hidden=8192 train.micro_batch=32",
-         {"does not fit", "train.recompute=block"});
+         {"does not fit", "train.recompute=norms"});
   expect("plan tiny.yaml", {"no times", "--machine"});
   EXPECT_EQ(place_->gsa("plan " + config + " --machine absent.yaml").exit_code, bad_usage);
 }
