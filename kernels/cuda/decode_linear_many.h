@@ -245,29 +245,55 @@ __device__ inline void copy_unit(const BlockPlace& place, int unit, int slot, ui
   }
 }
 
-// The thread that copies: the norm's weights, `ahead` units, the input, units until the slots for
-// them are full, and when the input has left its slots the other units.
+// The thread that copies.
 template <int groups>
-__device__ inline void copy(const BlockPlace& place) {
-  const Partition& partition = place.product.partition;
-  const uint64_t policy = read_once();
-  copy_norm_weight(place);
-  Filling slot(partition.slots, partition.under_way);
-  int copied = 0;
-  for (int unit = place.cluster; unit < partition.units; unit += partition.clusters) {
-    if (copied == partition.ahead) {
-      copy_input(place);
+class Copying {
+ public:
+  __device__ explicit Copying(const BlockPlace& place)
+      : place_(place),
+        policy_(read_once()),
+        slot_(place.product.partition.slots, place.product.partition.under_way),
+        unit_(place.cluster) {}
+
+  // What waits for nobody in the cluster: the norm's weights, `ahead` units, the input, and units
+  // until the slots for them are full.
+  __device__ void begin() {
+    const Partition& partition = place_.product.partition;
+    copy_norm_weight(place_);
+    for (int i = 0; i < partition.slots - input_slots && remains(); ++i) {
+      if (i == partition.ahead) {
+        copy_input(place_);
+      }
+      copy_next();
     }
-    if (copied == partition.slots - input_slots) {
-      wait_barrier(place.loaded(), 0);
+    if (copied_ <= partition.ahead) {
+      copy_input(place_);
     }
-    copy_unit<groups>(place, unit, slot.begin(place), policy);
-    ++copied;
   }
-  if (copied <= partition.ahead) {
-    copy_input(place);
+  // When the input has left its slots, the other units.
+  __device__ void finish() {
+    if (remains()) {
+      wait_barrier(place_.loaded(), 0);
+    }
+    while (remains()) {
+      copy_next();
+    }
   }
-}
+
+ private:
+  __device__ bool remains() const { return unit_ < place_.product.partition.units; }
+  __device__ void copy_next() {
+    copy_unit<groups>(place_, unit_, slot_.begin(place_), policy_);
+    unit_ += place_.product.partition.clusters;
+    ++copied_;
+  }
+
+  const BlockPlace& place_;
+  uint64_t policy_;
+  Filling slot_;
+  int unit_;
+  int copied_ = 0;
+};
 
 // Sums of the squares of a strip's rows: the diagonal of its product with itself, by tensor cores.
 // Of two accumulator tiles the first has the products with the low eight rows, the other those with
@@ -612,12 +638,17 @@ __global__ void __launch_bounds__(Shares<cluster>::threads, 1)
   }
   sync_threads(0, Share::threads);
   cluster_arrive_relaxed();
+  Copying<groups> copying(place);
   if (copies) {
-    copy<groups>(place);
+    copying.begin();
   }
   __syncwarp();
-  // All blocks of the cluster have their barriers.
+  // All blocks of the cluster have their barriers. Nobody waits for others before all are here: the
+  // hardware would not mind, but racecheck holds a block's threads together at this barrier.
   cluster_wait();
+  if (copies) {
+    copying.finish();
+  }
   if (warp < warps) {
     multiply<cluster, panels>(place);
   } else if (warp < warps + Share::finishers && place.rank * Share::rows < product.rows) {

@@ -62,6 +62,7 @@ struct Block {
 struct Cluster {
   std::vector<Block> blocks;
   CountedBarrier barrier;
+  CountedBarrier passing;  // of those that wait at it
 };
 
 struct Warp {
