@@ -1,5 +1,5 @@
-// A float32 number as the bfloat16 nearest to it and 16 bits more, the same on every device. For the
-// backends only.
+// A float32 number as the bfloat16 nearest to it and 16 bits more, the same on every device. For
+// the backends only.
 #pragma once
 
 #include <cstdint>

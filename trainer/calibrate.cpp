@@ -70,8 +70,8 @@ void set_rates(const BenchFigures& figures, const StepWork& work, int64_t accumu
 // What a rank took of its GPU beside its buffers and arena, GiB, by the sizes that these had in the
 // program that was measured: one of another day may plan less.
 double overhead_gib(const BenchFigures& figures) {
-  return std::max(0.0, figures.at("peak_memory_gib") - figures.at("buffers_gib") -
-                           figures.at("arena_gib"));
+  return std::max(
+      0.0, figures.at("peak_memory_gib") - figures.at("buffers_gib") - figures.at("arena_gib"));
 }
 
 // The slowdown with which the prediction meets a step that was measured on several GPUs.
@@ -116,8 +116,7 @@ Machine calibrate(Machine machine, const Config& config, Device device, DType dt
       slowdowns +=
           slowdown_of(figures, work, accumulation_of(figures, config, parameters), machine);
       ++steps;
-      machine.memory.communication =
-          std::max(0.0, overhead_gib(figures) - machine.memory.overhead);
+      machine.memory.communication = std::max(0.0, overhead_gib(figures) - machine.memory.overhead);
     }
   }
   if (steps > 0) {

@@ -89,11 +89,12 @@ size_t sample_tokens_workspace(const SampleTokens& args) {
 }
 
 void sample_tokens(Stream& /*stream*/, const SampleTokens& args, std::byte* workspace) {
+  const int64_t sequences = args.logits.dim(0);
   const int64_t columns = args.logits.dim(1);
   const auto* logits = args.logits.as<float>();
   auto* positions = args.positions.as<int32_t>();
   auto* tokens = args.tokens.as<int32_t>();
-  parallel_for(args.logits.dim(0), columns * order_bits, [&](int64_t begin, int64_t end) {
+  parallel_for(sequences, columns * order_bits, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       const std::span row(logits + n * args.logits.row_stride(), size_t(columns));
       const uint64_t random = sampling::random_bits(
@@ -103,8 +104,8 @@ void sample_tokens(Stream& /*stream*/, const SampleTokens& args, std::byte* work
       tokens[n] = args.options.temperature == 0 ? most_probable(row)
                                                 : draw(row, args.options, random, candidates);
       if (args.history) {
-        args.history.as<int32_t>()[positions[n] % args.history.dim(0) * args.history.row_stride() +
-                                   n] = tokens[n];
+        const int64_t row = positions[n] % args.history.dim(0);
+        args.history.as<int32_t>()[row * sequences + n] = tokens[n];
       }
       ++positions[n];
     }

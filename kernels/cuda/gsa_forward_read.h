@@ -11,7 +11,8 @@
 // operand of the next without leaving the registers; e^b lies in shared memory. Steep slots
 // (GsaGates) have G = 0 and are added pair by pair, after the products.
 //
-// For the backward pass e^b (q K_0) and tril(q k^T) are kept, each as it lies in the registers.
+// For the backward pass scale e^b (q K_0) and tril(q k^T) are kept, each as it lies in the
+// registers.
 #pragma once
 
 #include "kernels/cuda/gsa_read_strip.h"

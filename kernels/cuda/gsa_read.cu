@@ -16,9 +16,9 @@
 // memory, two stages, both on their way whenever the tensor cores are not at work on one. Steep
 // slots (GsaGates) have G = 0 and are added pair by pair, after the products.
 //
-// At B8 T2048 H4 K=V=512 M64: 1,024 blocks, 73 KB of shared memory, 3 blocks a multiprocessor; 470
+// At B8 T2048 H4 K=V=512 M64: 1,024 blocks, 73 KB of shared memory, 3 blocks a multiprocessor; 460
 // MB read and written, 20 GFLOP. At H32/8 K=V=128: 4,096 blocks of two heads, 106 KB, 2 blocks a
-// multiprocessor; 1.0 GB of memory, 1.15 GB through the L2 cache (1.8 GB with blocks of one head).
+// multiprocessor; 0.93 GB of memory, 1.08 GB through the L2 cache (1.7 GB with blocks of one head).
 #include "kernels/cuda/gsa_read_backward.h"
 
 namespace gsa::kernels::cuda {

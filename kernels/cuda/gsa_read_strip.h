@@ -41,9 +41,9 @@ __device__ inline float2 unpack_half_pair(uint32_t pair) {
 inline constexpr int lane_words = piece_bytes / int(sizeof(uint32_t));
 __device__ inline void store_lanes(uint32_t* strip, int index, const uint32_t (&words)[lane_words],
                                    int lane) {
-  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};\n" ::"l"(
-                   strip + (index * warp_size + lane) * lane_words),
-               "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+  uint32_t* target = strip + (index * warp_size + lane) * lane_words;
+  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};\n" ::"l"(target), "r"(words[0]),
+               "r"(words[1]), "r"(words[2]), "r"(words[3])
                : "memory");
 }
 __device__ inline void load_lanes(const uint32_t* strip, int index, uint32_t (&words)[lane_words],
@@ -249,7 +249,9 @@ struct ReadStrip {
                      tile * 2 * piece_bytes);
   }
   // Where what is kept of the strip lies: a number of 2 bytes for each element.
-  __device__ uint32_t* kept_scores() const { return args.state_scores + base / 2; }
+  __device__ uint32_t* kept_scores() const {
+    return args.state_scores + base / 2;
+  }
   __device__ uint32_t* kept_products() const {
     return args.key_products + base / slots * (chunk_rows / 2);
   }

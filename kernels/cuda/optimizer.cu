@@ -263,11 +263,10 @@ void adamw(Stream& stream, const AdamW& args) {
     const AdamWUpdate<std::decay_t<decltype(masters)>> operation{
         step_of(args), elements_of<float>(args.gradient), elements_of<float>(args.first_moment),
         elements_of<float>(args.second_moment), masters};
-    map_rows<float_vector_width>(
-        stream, 1, args.gradient.count(),
-        are_aligned(args.gradient, args.master, args.first_moment, args.second_moment, args.weights,
-                    args.remainder),
-        operation, "adamw");
+    map_rows<float_vector_width>(stream, 1, args.gradient.count(),
+                                 are_aligned(args.gradient, args.master, args.first_moment,
+                                             args.second_moment, args.weights, args.remainder),
+                                 operation, "adamw");
   };
   if (args.remainder) {
     update(SplitMasters(args.weights, args.remainder));

@@ -69,8 +69,7 @@ void Block::run(Pass& pass, Tensor input, Tensor middle, Tensor output) {
 }
 
 template <typename Layer>
-void Block::run_layer(Pass& pass, const PreNorm& norm, Layer& layer, Tensor stream,
-                      Tensor output) {
+void Block::run_layer(Pass& pass, const PreNorm& norm, Layer& layer, Tensor stream, Tensor output) {
   Tape::Scratch scratch(pass.tape);
   const Tensor normalized = pass.norm_output(scratch, stream.shape());
   const Tensor rms = pass.tape.allocate(pass.statistics(), {pass.tokens()});

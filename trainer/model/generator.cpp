@@ -131,8 +131,8 @@ void Generator::allocate_vectors() {
   host_logits_.resize(static_cast<size_t>(matrix.count()));
 
   const Shape draws{static_cast<int64_t>(slots), sequences};
-  drawn_memory_ = Buffer(device, static_cast<size_t>(draws.count()) * sizeof(int32_t),
-                         MemoryKind::pinned);
+  drawn_memory_ =
+      Buffer(device, static_cast<size_t>(draws.count()) * sizeof(int32_t), MemoryKind::pinned);
   drawn_ = drawn_memory_.tensor(DType::int32, draws);
   result_.resize(static_cast<size_t>(sequences));
 }

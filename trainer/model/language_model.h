@@ -16,8 +16,8 @@ namespace gsa {
 
 class LanguageModel {
  public:
-  // Declares the parameters in `parameters`, which the caller then allocates. `recompute` is
-  // Any but Keep::nothing.
+  // Declares the parameters in `parameters`, which the caller then allocates. `keep` is any but
+  // Keep::nothing.
   LanguageModel(const ModelConfig& config, ParameterStore& parameters,
                 Keep keep = Keep::everything);
 

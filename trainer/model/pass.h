@@ -50,9 +50,7 @@ struct Pass {
     return keeps_norms ? tape.allocate(dtype, shape) : scratch.tensor(dtype, shape);
   }
   // What backward finds of it on the tape: itself, or nothing.
-  void push_norm_output(const Tensor& output) const {
-    tape.push(keeps_norms ? output : Tensor());
-  }
+  void push_norm_output(const Tensor& output) const { tape.push(keeps_norms ? output : Tensor()); }
 
   int64_t tokens() const { return sequences.tokens(); }
   // The dtype of statistics, gates and states.

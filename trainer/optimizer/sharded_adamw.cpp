@@ -17,7 +17,9 @@ int64_t joined_count(int64_t elements) {
 }
 
 Tensor host(std::span<const float> values) {
-  return {const_cast<float*>(values.data()), DType::float32, Device::cpu,
+  return {const_cast<float*>(values.data()),
+          DType::float32,
+          Device::cpu,
           {static_cast<int64_t>(values.size())}};
 }
 
@@ -58,8 +60,8 @@ size_t ShardedAdamW::state_bytes(int64_t elements, DType weights, DType gradient
 
 // The longer elements first: each begins at a multiple of its own size.
 void ShardedAdamW::allocate_state() {
-  state_memory_ = Buffer(parameters_.device(),
-                         state_bytes(shard_count_, parameters_.compute_dtype(), dtype_));
+  state_memory_ =
+      Buffer(parameters_.device(), state_bytes(shard_count_, parameters_.compute_dtype(), dtype_));
   size_t end = 0;
   const auto take = [&](DType dtype, int64_t count) {
     const Tensor tensor = state_memory_.tensor(dtype, {count}, end);
@@ -264,7 +266,6 @@ void ShardedAdamW::copy_masters(std::span<float> target) {
 void ShardedAdamW::write_state(std::span<const float> master, std::span<const float> first,
                                std::span<const float> second) {
   copy(compute_, host(master), incoming_masters());
-  compute_.synchronize();
   weights_from_masters();
   copy(compute_, host(first), first_moments_);
   copy(compute_, host(second), second_moments_);

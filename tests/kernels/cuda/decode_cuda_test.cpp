@@ -393,11 +393,11 @@ TEST_P(CudaSampling, DrawsTheTokensOfTheCpu) {
     }
   }
 }
-INSTANTIATE_TEST_SUITE_P(
-    Each, CudaSampling,
-    testing::Combine(testing::Range(size_t{0}, std::size(sampling_options)),
-                     testing::Values(int64_t{1}, int64_t{33}, int64_t{32000}, int64_t{40004})),
-    name_of_sampling);
+INSTANTIATE_TEST_SUITE_P(Each, CudaSampling,
+                         testing::Combine(testing::Range(size_t{0}, std::size(sampling_options)),
+                                          testing::Values(int64_t{1}, int64_t{33}, int64_t{32000},
+                                                          int64_t{40004})),
+                         name_of_sampling);
 
 }  // namespace
 }  // namespace gsa::kernels

@@ -131,8 +131,7 @@ TEST_F(CudaOptimizer, MastersInTwoPartsAreAsOnTheCpu) {
         const Tensor joined = bench.output(DType::float32, {count}, layout);
         split_master(bench.stream(),
                      {.master = master, .weights = weights, .remainder = remainder});
-        join_master(bench.stream(),
-                    {.weights = weights, .remainder = remainder, .master = joined});
+        join_master(bench.stream(), {.weights = weights, .remainder = remainder, .master = joined});
         bench.keep("master", master);
         bench.keep("weights", weights);
         bench.keep("remainder", remainder);

@@ -92,8 +92,8 @@ inline void cluster_arrive_relaxed() {
   emulated::arrive_at(emulated::current().cluster->barrier, cluster_threads(), false,
                       "its cluster");
 }
-// Nobody goes on before all wait there: more than a GPU asks for, but under racecheck a kernel whose
-// threads help each other past this barrier did not end.
+// Nobody goes on before all wait there: more than a GPU asks for, but under racecheck a kernel
+// whose threads help each other past this barrier did not end.
 inline void cluster_wait() {
   emulated::wait_for(emulated::current().cluster->barrier, 0, "its cluster");
   emulated::arrive_at(emulated::current().cluster->passing, cluster_threads(), true, "its cluster");
