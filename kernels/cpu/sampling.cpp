@@ -104,8 +104,8 @@ void sample_tokens(Stream& /*stream*/, const SampleTokens& args, std::byte* work
       tokens[n] = args.options.temperature == 0 ? most_probable(row)
                                                 : draw(row, args.options, random, candidates);
       if (args.history) {
-        const int64_t row = positions[n] % args.history.dim(0);
-        args.history.as<int32_t>()[row * sequences + n] = tokens[n];
+        const int64_t draw_row = positions[n] % args.history.dim(0);
+        args.history.as<int32_t>()[draw_row * sequences + n] = tokens[n];
       }
       ++positions[n];
     }
