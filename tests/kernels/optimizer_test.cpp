@@ -104,7 +104,7 @@ TEST_P(CpuOptimizer, AdamWIsItsDefinitionOverSteps) {
   EXPECT_EQ(weights.bits(), master.bits());
 }
 
-TEST_P(CpuOptimizer, AdamWWritesWeightsOrNotAtAll) {
+TEST_P(CpuOptimizer, AdamWNeedsNoWeightsBesideTheMasters) {
   constexpr int64_t count = 77;
   const HostTensor scale(DType::float64, {1}, {1});
   const auto gradient = HostTensor::random(GetParam(), {count}, random_);

@@ -85,8 +85,9 @@ class GpuTest(unittest.TestCase):
             shutil.copy(ROOT / "scripts" / name, self.root / "scripts" / name)
         for name, text in {"nvidia-smi": NVIDIA_SMI, "mpirun": MPIRUN, "compute-sanitizer": SANITIZER}.items():
             self.program("bin", name, text)
-        for name, text in {"gsa": GSA, "kernels_cuda_test": KERNELS, "model_golden_test": "#!/bin/bash\n", "model_generator_test": "#!/bin/bash\n",
-                           "nccl_test": "#!/bin/bash\n"}.items():
+        passing = "#!/bin/bash\n"
+        for name, text in {"gsa": GSA, "kernels_cuda_test": KERNELS, "model_golden_test": passing,
+                           "model_generator_test": passing, "nccl_test": passing}.items():
             self.program("bundle", name, text)
         (self.folder / "figures.json").write_text(json.dumps(FIGURES))
         (self.folder / "played").write_text("")

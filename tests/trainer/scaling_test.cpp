@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <iterator>
+#include <sstream>
 
 #include "trainer/config/error.h"
 
@@ -127,26 +129,36 @@ TEST_F(H200, StepsAndMemoryAreWithinFivePercentOfMeasured) {
     const ScalingRow row =
         predict(config("gsa-1.3b", {alone}), static_cast<int>(figures.at("ranks")));
     EXPECT_NEAR(row.step.total() * 1e3 / figures.at("step_ms"), 1, within) << figures.source;
-    // With buffers and arena as they were then: what is planned may have become less since.
+    // With buffers and arena as they were then; what is planned now is held to later results below.
     const double overhead = (row.memory_bytes - double(row.memory.total())) / gib;
     EXPECT_NEAR((overhead + figures.at("buffers_gib") + figures.at("arena_gib")) /
                     figures.at("peak_memory_gib"),
                 1, within);
-    EXPECT_LT(double(row.memory.total() - row.memory.activations) / gib,
-              figures.at("buffers_gib") * (1 + within));
     EXPECT_TRUE(row.fits);
   }
 }
 
 TEST_F(H200, WhatTheConstantsWereNotMadeFromIsWithinFivePercentToo) {
-  // tests/bench/RESULTS.md, 2026-11-28: eight micro-batches a step, and the 2.7B model.
-  constexpr double eight_ms = 1805;
-  const ScalingRow eight = predict(config("gsa-1.3b", {"train.batch_tokens=131072"}), 1);
-  EXPECT_EQ(eight.batch.accumulation, 8);
-  EXPECT_NEAR(eight.step.total() * 1e3 / eight_ms, 1, within);
-  constexpr double tokens_per_second = 35370;
-  const ScalingRow larger = predict(config("gsa-2.7b", {"train.batch_tokens=0"}), 1);
-  EXPECT_NEAR(larger.tokens_per_second / tokens_per_second, 1, within);
+  struct Measured {
+    const char* config;
+    const char* override;
+    double step_ms;
+    double peak_gib;
+  };
+  // tests/bench/RESULTS.md, 2026-11-30: one micro-batch a step, the same with less kept, eight,
+  // and the 2.7B model. Memory is counted: it is to be far closer than time.
+  constexpr double memory_within = 0.005;
+  for (const Measured& measured :
+       {Measured{"gsa-1.3b", "train.batch_tokens=0", 232.9, 42.91},
+        Measured{"gsa-1.3b", "train.batch_tokens=0 train.recompute=norms", 234.6, 38.41},
+        Measured{"gsa-1.3b", "train.batch_tokens=131072", 1795, 47.59},
+        Measured{"gsa-2.7b", "train.batch_tokens=0", 460.5, 75.43}}) {
+    std::istringstream words(measured.override);
+    const std::vector<std::string> overrides{std::istream_iterator<std::string>(words), {}};
+    const ScalingRow row = predict(config(measured.config, overrides), 1);
+    EXPECT_NEAR(row.step.total() * 1e3 / measured.step_ms, 1, within) << measured.override;
+    EXPECT_NEAR(row.memory_bytes / gib / measured.peak_gib, 1, memory_within) << measured.override;
+  }
 }
 
 TEST_F(H200, ConstantsFollowFromTheRecordedResults) {

@@ -48,6 +48,7 @@ Block::Block(const ModelConfig& config, int layer, ParameterStore& parameters)
 
 void Block::forward(Pass& pass, Tensor input, Tensor output, Keep keep) {
   Tape& tape = pass.tape;
+  pass.keeps_norms = keep == Keep::everything;
   if (keep == Keep::everything || keep == Keep::norm_inputs) {
     run(pass, input, tape.allocate(pass.dtype, input.shape()), output);
     return;
@@ -105,6 +106,7 @@ void Block::backward(Pass& pass, Tensor grad_stream, Keep kept) {
   Tape& tape = pass.tape;
   if (kept == Keep::input) {
     const Tensor input = tape.pop();
+    pass.keeps_norms = false;
     tape.begin_frame();
     run(pass, input, tape.allocate(pass.dtype, input.shape()), {});
   }

@@ -46,7 +46,6 @@ void LanguageModel::forward_backward(Pass& pass, ConstTensor tokens, ConstTensor
                                      double gradient_scale, Tensor losses) {
   Tape& tape = pass.tape;
   const Shape shape{tokens.dim(0), config_.hidden};
-  pass.keeps_norms = keep_ == Keep::everything;
   tape.begin_frame();
   Tensor stream = tape.allocate(pass.dtype, shape);
   embed(pass, tokens, stream);
@@ -96,7 +95,6 @@ void LanguageModel::backward_blocks(Pass& pass, ConstTensor tokens, Tensor gradi
 }
 
 void LanguageModel::encode(Pass& pass, ConstTensor tokens, Tensor output) {
-  pass.keeps_norms = false;
   Tape::Scratch scratch(pass.tape);
   const Tensor stream = scratch.tensor(pass.dtype, {tokens.dim(0), config_.hidden});
   embed(pass, tokens, stream);

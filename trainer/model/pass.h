@@ -43,7 +43,7 @@ struct Pass {
   Form form = Form::chunked;
   const BucketHooks* hooks = nullptr;
   std::vector<MixerState>* states = nullptr;  // one a layer: read, and written back
-  bool keeps_norms = false;                   // norms' outputs, for backward
+  bool keeps_norms = false;                   // the block that runs, its norms' outputs
 
   // Memory for a norm's output: kept, or only as long as `scratch`.
   Tensor norm_output(Tape::Scratch& scratch, const Shape& shape) const {
