@@ -223,9 +223,9 @@ __device__ inline void copy_norm_weight(const BlockPlace& place) {
   }
 }
 
-__device__ inline void copy_input(const BlockPlace& place) {
+__device__ inline void copy_input(const BlockPlace& place, bool leads) {
   wait_for_previous();
-  for (int panel = 0; panel < place.panels; ++panel) {
+  for (int panel = 0; leads && panel < place.panels; ++panel) {
     arrive_expecting(place.arrived(panel), panel_bytes);
     copy_panels(place.input_panel(panel), place.product.input,
                 (place.begin + panel) * panel_columns, 0, place.arrived(panel));
@@ -245,55 +245,41 @@ __device__ inline void copy_unit(const BlockPlace& place, int unit, int slot, ui
   }
 }
 
-// The thread that copies.
+// The warp that copies, of which one lane does: the norm's weights, `ahead` units, the input, units
+// until the slots for them are full, and when the input has left its slots the other units. It comes
+// to the cluster's barrier before it first waits for others: the hardware would not mind, but
+// racecheck holds a block's threads together there.
 template <int groups>
-class Copying {
- public:
-  __device__ explicit Copying(const BlockPlace& place)
-      : place_(place),
-        policy_(read_once()),
-        slot_(place.product.partition.slots, place.product.partition.under_way),
-        unit_(place.cluster) {}
-
-  // What waits for nobody in the cluster: the norm's weights, `ahead` units, the input, and units
-  // until the slots for them are full.
-  __device__ void begin() {
-    const Partition& partition = place_.product.partition;
-    copy_norm_weight(place_);
-    for (int i = 0; i < partition.slots - input_slots && remains(); ++i) {
-      if (i == partition.ahead) {
-        copy_input(place_);
-      }
-      copy_next();
-    }
-    if (copied_ <= partition.ahead) {
-      copy_input(place_);
-    }
+__device__ inline void copy(const BlockPlace& place, bool leads) {
+  const Partition& partition = place.product.partition;
+  const int before_barrier = partition.slots - input_slots;
+  const uint64_t policy = read_once();
+  if (leads) {
+    copy_norm_weight(place);
   }
-  // When the input has left its slots, the other units.
-  __device__ void finish() {
-    if (remains()) {
-      wait_barrier(place_.loaded(), 0);
+  Filling slot(partition.slots, partition.under_way);
+  int copied = 0;
+  for (int unit = place.cluster; unit < partition.units; unit += partition.clusters) {
+    if (copied == partition.ahead) {
+      copy_input(place, leads);
     }
-    while (remains()) {
-      copy_next();
+    if (copied == before_barrier) {
+      cluster_wait();
+      wait_barrier(place.loaded(), 0);
     }
+    const int next = slot.begin(place);
+    if (leads) {
+      copy_unit<groups>(place, unit, next, policy);
+    }
+    ++copied;
   }
-
- private:
-  __device__ bool remains() const { return unit_ < place_.product.partition.units; }
-  __device__ void copy_next() {
-    copy_unit<groups>(place_, unit_, slot_.begin(place_), policy_);
-    unit_ += place_.product.partition.clusters;
-    ++copied_;
+  if (copied <= partition.ahead) {
+    copy_input(place, leads);
   }
-
-  const BlockPlace& place_;
-  uint64_t policy_;
-  Filling slot_;
-  int unit_;
-  int copied_ = 0;
-};
+  if (copied <= before_barrier) {
+    cluster_wait();
+  }
+}
 
 // Sums of the squares of a strip's rows: the diagonal of its product with itself, by tensor cores.
 // Of two accumulator tiles the first has the products with the low eight rows, the other those with
@@ -631,27 +617,23 @@ __global__ void __launch_bounds__(Shares<cluster>::threads, 1)
   let_next_start();
   const BlockPlace place(product);
   const int warp = int(threadIdx.x) / warp_size;
-  const bool copies = threadIdx.x == Share::threads - warp_size;
-  if (copies) {
+  const bool copies = warp == warps + Share::finishers;
+  const bool leads = threadIdx.x == Share::threads - warp_size;
+  if (leads) {
     prefetch_map(product.input);
     place.init_barriers(Share::strip_owners, Share::finishers);
   }
   sync_threads(0, Share::threads);
   cluster_arrive_relaxed();
-  Copying<groups> copying(place);
   if (copies) {
-    copying.begin();
+    copy<groups>(place, leads);
+    return;
   }
-  __syncwarp();
-  // All blocks of the cluster have their barriers. Nobody waits for others before all are here: the
-  // hardware would not mind, but racecheck holds a block's threads together at this barrier.
+  // All blocks of the cluster have their barriers.
   cluster_wait();
-  if (copies) {
-    copying.finish();
-  }
   if (warp < warps) {
     multiply<cluster, panels>(place);
-  } else if (warp < warps + Share::finishers && place.rank * Share::rows < product.rows) {
+  } else if (place.rank * Share::rows < product.rows) {
     wait_for_previous();
     Finisher<groups, cluster>(place).run();
   }
