@@ -232,6 +232,17 @@ void SumLosses::check() const {
   require_dtype(totals, DType::float64, "totals");
 }
 
+void Sum::check() const {
+  require(count >= 1 && count <= max_inputs, "a sum is of 1 to 8 tensors");
+  require_present(output, 1, "output");
+  require_contiguous(output, "output");
+  for (int i = 0; i < count; ++i) {
+    const ConstTensor& input = inputs.at(static_cast<size_t>(i));
+    require_like(input, output, "input");
+    require_contiguous(input, "input");
+  }
+}
+
 void SquaredNorm::check() const {
   require_present(input, 1, "input");
   require_contiguous(input, "input");

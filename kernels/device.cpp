@@ -112,16 +112,14 @@ Tensor Buffer::tensor(DType dtype, Shape shape, size_t byte_offset) const {
   return {data_ + byte_offset, dtype, device, shape};
 }
 
-Stream::Stream(Device device, bool planning) : device_(device), planning_(planning) {
-  if (device == Device::cuda && !planning) {
-    native_ = cuda::create_stream();
+Stream::Stream(Device device, Priority priority) : device_(device) {
+  if (device == Device::cuda) {
+    native_ = cuda::create_stream(priority);
   }
 }
 
-Stream::Stream(Device device) : Stream(device, false) {}
-
 Stream Stream::planning(Device device) {
-  return {device, true};
+  return {device, Planning{}};
 }
 
 Stream::~Stream() {

@@ -98,10 +98,13 @@ class OperationObserver {
 
 class Event;
 
+// Which of the work that waits for a CUDA device goes first.
+enum class Priority : uint8_t { normal, high };
+
 class Stream {
  public:
   // A stream on the device; on CUDA, of the calling thread's current device.
-  explicit Stream(Device device);
+  explicit Stream(Device device, Priority priority = Priority::normal);
   // A stream that counts and runs nothing.
   static Stream planning(Device device);
   ~Stream();
@@ -121,7 +124,8 @@ class Stream {
   OperationObserver* observer() const { return observer_; }
 
  private:
-  Stream(Device device, bool planning);
+  struct Planning {};
+  Stream(Device device, Planning /*tag*/) : device_(device), planning_(true) {}
   Device device_;
   bool planning_ = false;
   void* native_ = nullptr;

@@ -11,6 +11,17 @@
 
 namespace gsa::kernels {
 
+// output = inputs[0] + inputs[1] + ..., added in this order: gradients of several ranks.
+struct Sum {
+  static constexpr int max_inputs = 8;
+
+  std::array<ConstTensor, max_inputs> inputs;  // [n] float32 | float64; those behind the first
+  Tensor output;                               // `count` are not read. [n], may be one of them
+  int count = 0;
+
+  void check() const;
+};
+
 // sum[0] += sum of squares of the input, in float64 and in a fixed order.
 struct SquaredNorm {
   ConstTensor input;  // [n] float32 | float64
@@ -97,6 +108,7 @@ struct Convert {
   void check() const;
 };
 
+void sum(Stream& stream, const Sum& args);
 void squared_norm(Stream& stream, const SquaredNorm& args);
 void clip_scale(Stream& stream, const ClipScale& args);
 void adamw(Stream& stream, const AdamW& args);

@@ -205,6 +205,14 @@ kernel_tests() {
   return "$code"
 }
 
+# Collectives as copies; the ranks share the GPUs that there are.
+peer_copies() {
+  local ranks
+  for ranks in 2 3 4 8; do
+    mpirun --oversubscribe --bind-to none -n "$ranks" "$(find_test peer_copies_test)" --gtest_brief=1 || return 1
+  done
+}
+
 # Races within cuBLASLt's own kernels (nvjet), whose barriers racecheck does not follow, are not ours.
 # They cannot be excluded: then the tool itself fails. Calls that are meant to fail are no errors.
 under_sanitizer() { # TOOL TEST
@@ -289,6 +297,7 @@ if wanted kernels; then
   check "kernel tests" kernel_tests
   check "golden model tests" "$(find_test model_golden_test)" --gtest_brief=1
   check "generator's tests" "$(find_test model_generator_test)" --gtest_brief=1
+  check "copies between ranks" peer_copies
 fi
 if wanted runs; then
   check "same bits twice" same_bits

@@ -153,6 +153,22 @@ void with_stored_type(DType dtype, const char* operation, const Body& body) {
 
 }  // namespace
 
+void sum(Stream& /*stream*/, const Sum& args) {
+  with_real_type(args.output.dtype(), "sum", [&](auto type) {
+    using T = decltype(type);
+    T* output = args.output.as<T>();
+    parallel_for(args.output.count(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        T total = args.inputs[0].as<T>()[i];
+        for (int input = 1; input < args.count; ++input) {
+          total += args.inputs.at(static_cast<size_t>(input)).as<T>()[i];
+        }
+        output[i] = total;
+      }
+    });
+  });
+}
+
 void squared_norm(Stream& /*stream*/, const SquaredNorm& args, std::byte* workspace) {
   with_real_type(args.input.dtype(), "squared_norm", [&](auto type) {
     using T = decltype(type);

@@ -22,6 +22,32 @@ constexpr int total_threads = squared_norm_blocks;
 constexpr int total_warps = total_threads / warp_size;
 static_assert(total_threads % warp_size == 0 && total_threads <= 1024);
 
+// All of a thread's loads are on their way before the first of them is added.
+struct Addition {
+  const float* inputs[Sum::max_inputs];
+  float* output;
+  int count;
+
+  template <int width>
+  __device__ void apply(int64_t /*row*/, int64_t element) const {
+    float x[Sum::max_inputs][width];
+#pragma unroll
+    for (int i = 0; i < Sum::max_inputs; ++i) {
+      if (i < count) {
+        load(inputs[i] + element, x[i]);
+      }
+    }
+#pragma unroll
+    for (int i = 1; i < Sum::max_inputs; ++i) {
+#pragma unroll
+      for (int j = 0; i < count && j < width; ++j) {
+        x[0][j] += x[i][j];
+      }
+    }
+    store(output + element, x[0]);
+  }
+};
+
 // Block b's share of the sum: vectors b * norm_threads + t, then in steps of the whole grid, whose
 // size does not depend on the GPU. Squares are added in float64: no gradient is too large for it.
 template <int width>
@@ -236,6 +262,17 @@ AdamWStep step_of(const AdamW& args) {
 }
 
 }  // namespace
+
+void sum(Stream& stream, const Sum& args) {
+  Addition addition{.output = elements_of<float>(args.output), .count = args.count};
+  bool aligned = are_aligned(args.output);
+  for (int i = 0; i < args.count; ++i) {
+    const ConstTensor& input = args.inputs.at(size_t(i));
+    addition.inputs[i] = elements_of<float>(input);
+    aligned = aligned && are_aligned(input);
+  }
+  map_rows<float_vector_width>(stream, 1, args.output.count(), aligned, addition, "sum");
+}
 
 void squared_norm(Stream& stream, const SquaredNorm& args, std::byte* workspace) {
   const auto* input = elements_of<float>(args.input);

@@ -131,9 +131,14 @@ void release(std::byte* data, MemoryKind kind) noexcept {
   }
 }
 
-void* create_stream() {
+void* create_stream(Priority priority) {
+  int lowest = 0;
+  int highest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "cudaDeviceGetStreamPriorityRange");
   cudaStream_t stream = nullptr;
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking,
+                                     priority == Priority::high ? highest : lowest),
+        "cudaStreamCreate");
   return stream;
 }
 

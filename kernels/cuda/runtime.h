@@ -13,7 +13,7 @@ void use_device(int ordinal);
 std::byte* allocate(size_t bytes, MemoryKind kind);
 void release(std::byte* data, MemoryKind kind) noexcept;
 
-void* create_stream();
+void* create_stream(Priority priority);
 void destroy_stream(void* stream) noexcept;
 void synchronize_stream(void* stream);
 void stream_wait(void* stream, void* event);

@@ -25,7 +25,7 @@ std::byte* allocate(size_t /*bytes*/, MemoryKind /*kind*/) {
   absent();
 }
 void release(std::byte* /*data*/, MemoryKind /*kind*/) noexcept {}
-void* create_stream() {
+void* create_stream(Priority /*priority*/) {
   absent();
 }
 void destroy_stream(void* /*stream*/) noexcept {}

@@ -1,6 +1,7 @@
 // Communication between GPUs; skipped on a machine with fewer GPUs than ranks.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <memory>
 #include <random>
 #include <string>
@@ -8,6 +9,7 @@
 
 #include "tests/distributed/mpi_test.h"
 #include "trainer/distributed/communicator.h"
+#include "trainer/distributed/open_memory.h"
 
 namespace gsa {
 namespace {
@@ -93,6 +95,64 @@ TEST_F(NcclTest, AllGatherKeepsTheOrderOfRanksInPlace) {
   }
 }
 
+// With open memory the same collectives are copies, where the ranks can reach each other.
+TEST_F(NcclTest, CopiesGiveTheSumInTheOrderOfRanksAndGatherTheSame) {
+  Stream stream(Device::cuda);
+  Stream other(Device::cuda);
+  const int rank = ranks_->rank();
+  for (const int64_t part : {int64_t{1}, int64_t{1003}, count, 20 * count}) {
+    const int64_t all = part * ranks_->size();
+    const auto bytes = static_cast<size_t>(all) * sizeof(float);
+    const Buffer weight_memory(Device::cuda, bytes);
+    const Buffer gradient_memory(Device::cuda, bytes);
+    const Tensor weights = weight_memory.tensor(DType::float32, {all});
+    const Tensor gradients = gradient_memory.tensor(DType::float32, {all});
+    const auto own = [&](const Tensor& tensor) {
+      return tensor.rows(rank * part, (rank + 1) * part);
+    };
+    std::vector<float> expected(static_cast<size_t>(all));
+    for (int r = 0; r < ranks_->size(); ++r) {
+      const std::vector<float> values = contribution(r, all);
+      for (size_t i = 0; i < expected.size(); ++i) {
+        expected[i] += values[i];
+      }
+    }
+    const OpenMemory open(*ranks_, weights, own(gradients).bytes());
+    std::vector<float> values = contribution(rank, all);
+    std::vector<float> output(static_cast<size_t>(all));
+    // Again and again, in turns on two streams: each waits for the one before.
+    for (int i = 0; i < 20; ++i) {
+      Stream& now = i % 2 == 0 ? stream : other;
+      copy(now, host(values), gradients);
+      fill_zero(now, weights);
+      ranks_->reduce_scatter(now, gradients, own(gradients));
+      copy(now, own(gradients), own(weights));
+      ranks_->all_gather(now, own(weights), weights);
+      copy(now, weights, host(output));
+      now.synchronize();
+      if (ranks_->copies_memory()) {
+        ASSERT_EQ(output, expected) << "round " << i << " of " << part;
+      } else {
+        for (size_t j = 0; j < expected.size(); ++j) {
+          ASSERT_NEAR(output[j], expected[j], sum_tolerance) << j;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(NcclTest, RanksOfOneHostCopyUnlessTheyAreToldNotTo) {
+  EXPECT_EQ(ranks_->copies_memory(), ranks_->size() > 1) << ranks_->transport();
+  if (ranks_->size() > 1) {
+    ranks_.reset();
+    setenv("GSA_PEER_COPIES", "off", /*overwrite=*/1);
+    ranks_ = make_communicator(mpi(), Device::cuda, testing::test_timeout_seconds);
+    unsetenv("GSA_PEER_COPIES");
+    EXPECT_FALSE(ranks_->copies_memory());
+    EXPECT_NE(ranks_->transport().find("GSA_PEER_COPIES=off"), std::string::npos);
+  }
+}
+
 TEST_F(NcclTest, AllReduceGivesEveryRankTheSameBits) {
   Stream stream(Device::cuda);
   const Buffer memory(Device::cuda, static_cast<size_t>(count) * sizeof(float));
@@ -144,6 +204,45 @@ TEST_F(NcclTest, ARankThatNeverComesIsNamedByTheOthers) {
     }
     host_ranks->barrier();
   }
+}
+
+// The same where the device waits for another rank's copies.
+TEST_F(NcclTest, ARankThatDoesNotCopyIsNamedByTheOthers) {
+  if (!ranks_->copies_memory()) {
+    GTEST_SKIP() << ranks_->transport();
+  }
+  const auto host_ranks = testing::all_ranks();
+  constexpr double patience_seconds = 3;
+  const auto ranks = make_communicator(mpi(), Device::cuda, patience_seconds);
+  const int absent = ranks->size() - 1;
+  Stream stream(Device::cuda);
+  const int64_t all = count * ranks->size();
+  const Buffer memory(Device::cuda, static_cast<size_t>(all) * sizeof(float));
+  const Tensor weights = memory.tensor(DType::float32, {all});
+  const Tensor own = weights.rows(ranks->rank() * count, (ranks->rank() + 1) * count);
+  fill_zero(stream, weights);
+  const OpenMemory open(*ranks, weights, own.bytes());
+  ranks->all_gather(stream, own, weights);
+  stream.synchronize();
+  if (ranks->rank() != absent) {
+    std::string error;
+    try {
+      for (int i = 0; i < 3; ++i) {
+        ranks->all_gather(stream, own, weights);
+        ranks->reduce_scatter(stream, weights, own);
+      }
+      stream.synchronize();
+      ranks->require_healthy();
+    } catch (const CommunicationError& failure) {
+      error = failure.what();
+    }
+    EXPECT_NE(error.find("all_gather (collective 2) on rank " + std::to_string(ranks->rank())),
+              std::string::npos)
+        << error;
+    EXPECT_NE(error.find("rank " + std::to_string(absent) + " does not answer"), std::string::npos)
+        << error;
+  }
+  host_ranks->barrier();
 }
 
 TEST_F(NcclTest, EachRankOfAHostHasItsOwnGpu) {

@@ -31,6 +31,25 @@ class CpuOptimizer : public testing::TestWithParam<DType> {
 INSTANTIATE_TEST_SUITE_P(Dtypes, CpuOptimizer, testing::Values(DType::float32, DType::float64),
                          [](const auto& suite) { return name_of(suite.param); });
 
+TEST_P(CpuOptimizer, SumAddsInTheOrderOfItsInputsAndMayReplaceOneOfThem) {
+  constexpr int64_t count = 1001;
+  const bool wide = GetParam() == DType::float64;
+  const auto first = HostTensor::random(GetParam(), {count}, random_);
+  const auto second = HostTensor::random(GetParam(), {count}, random_);
+  const auto third = HostTensor::random(GetParam(), {count}, random_);
+  std::vector<double> expected;
+  for (int64_t i = 0; i < count; ++i) {
+    const double all = first.get(i) + second.get(i) + third.get(i);
+    expected.push_back(wide ? all
+                            : double(float(first.get(i)) + float(second.get(i)) +
+                                     float(third.get(i))));
+  }
+  kernels::sum(stream_, {.inputs = {first, second, third}, .output = second, .count = 3});
+  EXPECT_EQ(second.values(), expected);
+  kernels::sum(stream_, {.inputs = {second}, .output = first, .count = 1});
+  EXPECT_EQ(first.values(), expected);
+}
+
 TEST_P(CpuOptimizer, SquaredNormAccumulatesInFloat64WithTheSameBitsForAnyNumberOfThreads) {
   constexpr int64_t count = 200003;  // more than one partial sum
   const auto x = HostTensor::random(GetParam(), {count}, random_);
@@ -358,6 +377,14 @@ TEST(CpuOptimizerErrors, ShapesDtypesAndStepAreChecked) {
   expect_refused([&](AdamW& args) { args.weights = few; });
   expect_refused([&](AdamW& args) { args.scale = one32; });
   EXPECT_THROW(squared_norm(stream, {.input = x, .sum = one32}), std::invalid_argument);
+  for (const int count : {0, kernels::Sum::max_inputs + 1}) {
+    EXPECT_THROW(kernels::sum(stream, {.inputs = {x}, .output = x, .count = count}),
+                 std::invalid_argument);
+  }
+  for (const HostTensor* other : {&x64, &few}) {
+    EXPECT_THROW(kernels::sum(stream, {.inputs = {x, *other}, .output = x, .count = 2}),
+                 std::invalid_argument);
+  }
   EXPECT_THROW(convert(stream, {.input = x, .output = few}), std::invalid_argument);
   EXPECT_THROW(
       clip_scale(

@@ -87,7 +87,8 @@ class GpuTest(unittest.TestCase):
             self.program("bin", name, text)
         passing = "#!/bin/bash\n"
         for name, text in {"gsa": GSA, "kernels_cuda_test": KERNELS, "model_golden_test": passing,
-                           "model_generator_test": passing, "nccl_test": passing}.items():
+                           "model_generator_test": passing, "nccl_test": passing,
+                           "peer_copies_test": passing}.items():
             self.program("bundle", name, text)
         (self.folder / "figures.json").write_text(json.dumps(FIGURES))
         (self.folder / "played").write_text("")

@@ -133,30 +133,43 @@ BenchResult bench_comm(const Config& config, Session& session) {
   const LanguageModel model(config.model, parameters);
   parameters.allocate(ParameterStore::Memory::real);
   Stream stream(session.device);
-  const Tensor gradients = parameters.all_gradients();
-  const Tensor weights = parameters.all_weights();
-  const int64_t part = gradients.dim(0) / session.communicator->size();
-  const int64_t own = part * session.communicator->rank();
+  Communicator& ranks = *session.communicator;
+  const OpenMemory open(ranks, parameters.all_weights(),
+                        ShardedAdamW::largest_part_bytes(parameters, ranks.size()));
+  const auto own = [&](const Tensor& bucket) {
+    const int64_t part = bucket.count() / ranks.size();
+    return bucket.rows(part * ranks.rank(), part * (ranks.rank() + 1));
+  };
   const auto timed = [&](const std::function<void()>& work) {
     constexpr int runs = 5;
     work();
     stream.synchronize();
-    session.communicator->barrier();
+    ranks.barrier();
     const auto begin = std::chrono::steady_clock::now();
     for (int i = 0; i < runs; ++i) {
       work();
     }
     stream.synchronize();
-    session.communicator->barrier();
+    ranks.barrier();
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() * 1e3 /
            runs;
   };
   const double scatter = timed([&] {
-    session.communicator->reduce_scatter(stream, gradients, gradients.rows(own, own + part));
+    for (int bucket = 0; bucket < parameters.buckets(); ++bucket) {
+      const Tensor gradients = parameters.bucket_gradients(bucket);
+      ranks.reduce_scatter(stream, gradients, own(gradients));
+    }
   });
-  const double gather = timed(
-      [&] { session.communicator->all_gather(stream, weights.rows(own, own + part), weights); });
-  const double share = 1.0 - 1.0 / session.communicator->size();
+  const double gather = timed([&] {
+    for (int bucket = 0; bucket < parameters.buckets(); ++bucket) {
+      const Tensor weights = parameters.bucket_weights(bucket);
+      ranks.all_gather(stream, own(weights), weights);
+    }
+  });
+  const Tensor gradients = parameters.all_gradients();
+  const Tensor weights = parameters.all_weights();
+  const double share = 1.0 - 1.0 / ranks.size();
+  result.add("transport", ranks.transport());
   result.add("gradient_gib", double(gradients.bytes()) / bytes_per_gib);
   result.add("reduce_scatter_ms", scatter);
   result.add("all_gather_ms", gather);

@@ -49,6 +49,16 @@ class Communicator {
   // Sums over all ranks in place. float32 or float64.
   virtual void all_reduce(Stream& stream, Tensor tensor) = 0;
 
+  // What makes the collectives on tensors, and if it is not the fastest way why: for people.
+  virtual std::string transport() const = 0;
+  // Collective: until `close_memory` other ranks of this host may write to these tensors, which
+  // begin a Buffer and have one size on all ranks. Where `copies_memory`, an all_gather into
+  // `gathered` and a reduce_scatter for which `arriving` has room (OpenMemory) are copies then, and
+  // take no multiprocessors from the work beside them. Elsewhere this does nothing.
+  virtual bool copies_memory() const { return false; }
+  virtual void open_memory(const Tensor& /*gathered*/, const Tensor& /*arriving*/) {}
+  virtual void close_memory() {}
+
   // Throws CommunicationError if communication has failed behind the host's back (a rank that never
   // came to a collective on the GPUs). To be called after waiting for a stream and before what it
   // computed is believed.

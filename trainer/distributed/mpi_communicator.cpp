@@ -51,6 +51,7 @@ class MpiCommunicator final : public Communicator {
   int size() const override { return group_.size(); }
   int local_rank() const override { return group_.local_rank(); }
   int local_size() const override { return group_.local_size(); }
+  std::string transport() const override { return "MPI"; }
 
   void reduce_scatter(Stream& stream, ConstTensor input, Tensor output) override {
     check_reduce_scatter(stream, input, output, size());

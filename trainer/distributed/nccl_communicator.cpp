@@ -13,6 +13,7 @@
 #include "trainer/distributed/collective.h"
 #include "trainer/distributed/mpi_group.h"
 #include "trainer/distributed/nccl_watchdog.h"
+#include "trainer/distributed/peer_copies.h"
 
 namespace gsa {
 namespace {
@@ -63,13 +64,14 @@ class NcclCommunicator final : public Communicator {
       error = failure.what();
     }
     // All ranks go on or none does.
-    for (const std::string& theirs : group_.all_gather_text(error)) {
-      if (!theirs.empty()) {
-        give_up();
-        throw CommunicationError(theirs);
-      }
+    try {
+      require_all_well(group_, error);
+    } catch (const CommunicationError&) {
+      give_up();
+      throw;
     }
-    watchdog_.emplace(comm_, rank(), local_rank(), timeout_);
+    copies_ = PeerCopies::connect(group_, why_not_copies_);
+    watchdog_.emplace(comm_, rank(), local_rank(), timeout_, [this] { stop_waiting(); });
   }
 
   ~NcclCommunicator() override {
@@ -105,9 +107,14 @@ class NcclCommunicator final : public Communicator {
     check_reduce_scatter(stream, input, output, size());
     const ObservedCollective observed(stream);
     if (!stream.is_planning()) {
-      queue("reduce_scatter", stream, [&] {
-        return ncclReduceScatter(input.data(), output.data(), static_cast<size_t>(output.count()),
-                                 nccl_type(input.dtype()), ncclSum, comm_, native(stream));
+      queue("reduce_scatter", stream, [&](const char* name) {
+        if (copies_ && copies_->can_reduce(output)) {
+          copies_->reduce_scatter(stream, input, output);
+          return;
+        }
+        check(ncclReduceScatter(input.data(), output.data(), static_cast<size_t>(output.count()),
+                                nccl_type(input.dtype()), ncclSum, comm_, native(stream)),
+              name);
       });
     }
   }
@@ -116,9 +123,14 @@ class NcclCommunicator final : public Communicator {
     check_all_gather(stream, input, output, size());
     const ObservedCollective observed(stream);
     if (!stream.is_planning()) {
-      queue("all_gather", stream, [&] {
-        return ncclAllGather(input.data(), output.data(), static_cast<size_t>(input.count()),
-                             nccl_type(input.dtype()), comm_, native(stream));
+      queue("all_gather", stream, [&](const char* name) {
+        if (copies_ && copies_->can_gather(output)) {
+          copies_->all_gather(stream, input, output);
+          return;
+        }
+        check(ncclAllGather(input.data(), output.data(), static_cast<size_t>(input.count()),
+                            nccl_type(input.dtype()), comm_, native(stream)),
+              name);
       });
     }
   }
@@ -127,10 +139,29 @@ class NcclCommunicator final : public Communicator {
     check_all_reduce(stream, tensor);
     const ObservedCollective observed(stream);
     if (!stream.is_planning()) {
-      queue("all_reduce", stream, [&] {
-        return ncclAllReduce(tensor.data(), tensor.data(), static_cast<size_t>(tensor.count()),
-                             nccl_type(tensor.dtype()), ncclSum, comm_, native(stream));
+      queue("all_reduce", stream, [&](const char* name) {
+        check(ncclAllReduce(tensor.data(), tensor.data(), static_cast<size_t>(tensor.count()),
+                            nccl_type(tensor.dtype()), ncclSum, comm_, native(stream)),
+              name);
       });
+    }
+  }
+
+  std::string transport() const override {
+    return copies_ ? "copies between GPUs, NCCL for sums of scalars"
+                   : "NCCL (no copies between GPUs: " + why_not_copies_ + ")";
+  }
+  bool copies_memory() const override { return copies_ != nullptr; }
+  void open_memory(const Tensor& gathered, const Tensor& arriving) override {
+    require_healthy();
+    if (copies_) {
+      copies_->open(group_, gathered, arriving);
+    }
+  }
+  void close_memory() override {
+    require_healthy();
+    if (copies_) {
+      copies_->close(group_);
     }
   }
 
@@ -166,7 +197,7 @@ class NcclCommunicator final : public Communicator {
   void queue(const char* name, const Stream& stream, const Call& call) {
     const std::lock_guard in_use(watchdog_->in_use());
     require_healthy();
-    check(call(), name);
+    call(name);
     watchdog_->queued(name, native(stream));
   }
 
@@ -230,10 +261,19 @@ class NcclCommunicator final : public Communicator {
                              ": NCCL says: " + what);
   }
 
-  // Frees NCCL without waiting for other ranks.
+  // The GPU no longer waits for other ranks' copies.
+  void stop_waiting() {
+    if (copies_) {
+      copies_->stop_waiting();
+    }
+  }
+
+  // Frees NCCL without waiting for other ranks. What copies use stays: the GPU may be at it.
   void give_up() {
+    stop_waiting();
     const bool aborted = watchdog_ && watchdog_->has_aborted();
     watchdog_.reset();
+    static_cast<void>(copies_.release());
     if (comm_ != nullptr && !aborted) {
       ncclCommAbort(comm_);
     }
@@ -243,6 +283,8 @@ class NcclCommunicator final : public Communicator {
   MpiGroup group_;
   std::chrono::duration<double> timeout_;
   ncclComm_t comm_ = nullptr;
+  std::unique_ptr<PeerCopies> copies_;  // or absent:
+  std::string why_not_copies_;
   std::optional<NcclWatchdog> watchdog_;
 };
 

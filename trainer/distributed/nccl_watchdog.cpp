@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 
 namespace gsa {
 namespace {
@@ -29,8 +30,14 @@ void say(int rank, const std::string& what) {
 }  // namespace
 
 NcclWatchdog::NcclWatchdog(ncclComm_t comm, int rank, int device,
-                           std::chrono::duration<double> timeout)
-    : comm_(comm), rank_(rank), device_(device), timeout_(timeout), thread_([this] { run(); }) {}
+                           std::chrono::duration<double> timeout,
+                           std::function<void()> stop_waiting)
+    : comm_(comm),
+      rank_(rank),
+      device_(device),
+      timeout_(timeout),
+      stop_waiting_(std::move(stop_waiting)),
+      thread_([this] { run(); }) {}
 
 NcclWatchdog::~NcclWatchdog() {
   stopping_ = true;
@@ -117,6 +124,7 @@ void NcclWatchdog::fail(const std::string& what) {
   {
     const std::unique_lock lock(in_use_, patience_with_calls);
     aborted_ = true;
+    stop_waiting_();
     ncclCommAbort(comm_);
   }
   const auto deadline = Clock::now() + patience_with_host;

@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -23,8 +24,9 @@ namespace gsa {
 class NcclWatchdog {
  public:
   // Watches `comm`, whose GPU is `device`. A collective may be the next one for `timeout`: longer
-  // than the work of a step that is queued before it.
-  NcclWatchdog(ncclComm_t comm, int rank, int device, std::chrono::duration<double> timeout);
+  // than the work of a step that is queued before it. `stop_waiting` ends those that are not NCCL's.
+  NcclWatchdog(ncclComm_t comm, int rank, int device, std::chrono::duration<double> timeout,
+               std::function<void()> stop_waiting);
   // Ends the thread; the communicator stays as it is.
   ~NcclWatchdog();
   NcclWatchdog(const NcclWatchdog&) = delete;
@@ -52,6 +54,7 @@ class NcclWatchdog {
   int rank_;
   int device_;
   std::chrono::duration<double> timeout_;
+  std::function<void()> stop_waiting_;
   CollectiveWatch watch_;
   std::timed_mutex in_use_;
   std::mutex mutex_;  // of the two below

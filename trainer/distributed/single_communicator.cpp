@@ -14,6 +14,7 @@ class SingleCommunicator final : public Communicator {
   int size() const override { return 1; }
   int local_rank() const override { return 0; }
   int local_size() const override { return 1; }
+  std::string transport() const override { return "none: one rank"; }
 
   void reduce_scatter(Stream& stream, ConstTensor input, Tensor output) override {
     check_reduce_scatter(stream, input, output, size());

@@ -30,8 +30,10 @@ ShardedAdamW::ShardedAdamW(const OptimizerConfig& config, ParameterStore& parame
     : config_(config),
       parameters_(parameters),
       communicator_(communicator),
+      open_(communicator, parameters.all_weights(),
+            largest_part_bytes(parameters, communicator.size())),
       compute_(compute),
-      communication_(parameters.device()),
+      communication_(parameters.device(), Priority::high),
       copies_(parameters.device()),
       dtype_(parameters.gradient_dtype()),
       splits_(parameters.compute_dtype() == DType::bfloat16),
@@ -56,6 +58,14 @@ size_t ShardedAdamW::state_bytes(int64_t elements, DType weights, DType gradient
   const size_t joined =
       weights == DType::bfloat16 ? joined_count(elements) * size_of(DType::float32) : 0;
   return static_cast<size_t>(elements) * element_bytes(weights, gradients) + joined;
+}
+
+size_t ShardedAdamW::largest_part_bytes(const ParameterStore& parameters, int ranks) {
+  int64_t most = 0;
+  for (int bucket = 0; bucket < parameters.buckets(); ++bucket) {
+    most = std::max(most, parameters.bucket_offset(bucket + 1) - parameters.bucket_offset(bucket));
+  }
+  return static_cast<size_t>(most / ranks) * size_of(parameters.gradient_dtype());
 }
 
 // The longer elements first: each begins at a multiple of its own size.

@@ -17,6 +17,7 @@
 
 #include "trainer/config/config.h"
 #include "trainer/distributed/communicator.h"
+#include "trainer/distributed/open_memory.h"
 #include "trainer/model/parameters.h"
 #include "trainer/optimizer/shard_range.h"
 
@@ -68,6 +69,8 @@ class ShardedAdamW {
   // parameters on a rank, with what copies of masters need on their way.
   static size_t element_bytes(DType weights, DType gradients);
   static size_t state_bytes(int64_t elements, DType weights, DType gradients);
+  // Bytes of a rank's part of the largest bucket's gradients.
+  static size_t largest_part_bytes(const ParameterStore& parameters, int ranks);
 
  private:
   struct Part {                // this rank's part of a bucket
@@ -94,6 +97,7 @@ class ShardedAdamW {
   OptimizerConfig config_;
   ParameterStore& parameters_;
   Communicator& communicator_;
+  OpenMemory open_;  // to whom gathers weights, and sums gradients
   Stream& compute_;
   Stream communication_;
   Stream copies_;

@@ -25,6 +25,26 @@ using CudaOptimizer = Cuda;
 using CudaRuntime = Cuda;
 
 // Offsets into a buffer shift the alignment, as a rank's shard of the flat buffers does.
+TEST_F(CudaOptimizer, SumIsAsOnTheCpu) {
+  for (const int64_t length : {1, 10'007}) {
+    for (const int count : {1, 2, 3, kernels::Sum::max_inputs}) {
+      for (const Layout& layout : all_layouts) {
+        const std::string name = "sum of " + std::to_string(count) + " times " +
+                                 std::to_string(length) + " from " + std::to_string(layout.offset);
+        expect_as_on_cpu(name, DType::float32, 0, [&](Bench& bench) {
+          kernels::Sum args{.count = count};
+          for (int i = 0; i < count; ++i) {
+            args.inputs.at(static_cast<size_t>(i)) = bench.random_float({length}, -1, 1, layout);
+          }
+          args.output = bench.random_float({length}, -1, 1, layout);
+          sum(bench.stream(), args);
+          bench.keep("output", args.output);
+        });
+      }
+    }
+  }
+}
+
 TEST_F(CudaOptimizer, SquaredNormIsAsOnTheCpu) {
   for (const int64_t count : {1, 7, 4096, 3'000'003}) {
     for (const Layout& layout : all_layouts) {

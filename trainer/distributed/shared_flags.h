@@ -1,0 +1,63 @@
+// Numbers in host memory that all ranks of a host have, and their GPUs write and wait for in the
+// order of a stream. For this folder only.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "trainer/distributed/mpi_group.h"
+
+namespace gsa {
+
+class SharedFlags {
+ public:
+  // Collective over a group on one host: `each` numbers for every pair of ranks, all zero. Throws
+  // CommunicationError on every rank if one of them cannot have them.
+  SharedFlags(MpiGroup& group, int each);
+  ~SharedFlags();
+  SharedFlags(const SharedFlags&) = delete;
+  SharedFlags& operator=(const SharedFlags&) = delete;
+
+  // Queues: the number that `reader` waits for becomes `value` when all before it is done and can
+  // be seen by other GPUs.
+  void write(cudaStream_t stream, int reader, int kind, uint32_t value) const;
+  // Queues: what follows waits until `writer` has written `value` or a later one.
+  void wait(cudaStream_t stream, int writer, int kind, uint32_t value) const;
+  // From the host: whatever this rank's GPU waits for now has come.
+  void release(uint32_t value) const;
+
+  // What the driver's functions are called by.
+  using Access = int (*)(cudaStream_t, unsigned long long, uint32_t, unsigned);
+
+ private:
+  using Flag = std::atomic<uint32_t>;
+  static constexpr size_t flag_bytes = 64;  // none shares a line with another
+  void map(const std::string& name, bool create);
+  void unmap();
+  size_t place(int reader, int writer, int kind) const {
+    return (static_cast<size_t>(reader * size_ + writer) * static_cast<size_t>(each_) +
+            static_cast<size_t>(kind)) *
+           flag_bytes;
+  }
+
+  int rank_;
+  int size_;
+  int each_;
+  size_t bytes_;
+  std::byte* memory_ = nullptr;
+  std::byte* on_device_ = nullptr;
+  Access write_ = nullptr;
+  Access wait_ = nullptr;
+};
+
+// Throws CommunicationError "WHAT: CUDA's text" unless `status` is cudaSuccess.
+void check_cuda(cudaError_t status, const char* what);
+
+// Throws CommunicationError on every rank, with what was said, if `error` is not empty on one.
+void require_all_well(MpiGroup& group, const std::string& error);
+
+}  // namespace gsa
