@@ -148,6 +148,9 @@ void Trainer::describe() const {
       session_.communicator->size(), device.name, batch_plan_.steps,
       human_count(double(batch_plan_.tokens_per_step)), batch_plan_.accumulation,
       config_.train.micro_batch, config_.data.sequence_length));
+  if (session_.communicator->size() > 1) {
+    log_info("between ranks: " + session_.communicator->transport());
+  }
 }
 
 RunEnd Trainer::run() {

@@ -155,6 +155,9 @@ void describe_machine(const Session& session, BenchResult& result) {
   result.add("device", device_info(session.device, session.ordinal).name);
   result.add("dtype", name_of(session.dtype));
   result.add("ranks", double(session.communicator->size()));
+  if (session.communicator->size() > 1) {
+    result.add("transport", session.communicator->transport());
+  }
 }
 
 }  // namespace gsa
