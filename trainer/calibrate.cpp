@@ -74,6 +74,12 @@ double overhead_gib(const BenchFigures& figures) {
       0.0, figures.at("peak_memory_gib") - figures.at("buffers_gib") - figures.at("arena_gib"));
 }
 
+// Whether NCCL's kernels made the collectives, and not copies between GPUs.
+bool is_by_nccl(const BenchFigures& figures) {
+  const auto transport = figures.texts.find("transport");
+  return transport == figures.texts.end() || transport->second.starts_with("NCCL");
+}
+
 // The slowdown with which the prediction meets a step that was measured on several GPUs.
 double slowdown_of(const BenchFigures& figures, const StepWork& work, int64_t accumulation,
                    Machine machine) {
@@ -84,6 +90,32 @@ double slowdown_of(const BenchFigures& figures, const StepWork& work, int64_t ac
   return behind > 0 ? std::max(0.0, missing / behind) : 0;
 }
 
+// What results of several GPUs tell, whose collectives were all made in one way.
+void set_communication(const std::vector<const BenchFigures*>& results, const Config& config,
+                       const StepWork& work, double parameters, Machine& machine) {
+  for (const BenchFigures* figures : results) {
+    if (figures->has("reduce_scatter_bus_gb_s")) {
+      machine.node.reduce_scatter[ranks_of(*figures)] = figures->at("reduce_scatter_bus_gb_s");
+      machine.node.all_gather[ranks_of(*figures)] = figures->at("all_gather_bus_gb_s");
+    }
+  }
+  // Second, as they are compared with what the constants above predict.
+  double slowdowns = 0;
+  int steps = 0;
+  for (const BenchFigures* figures : results) {
+    if (is_step(*figures)) {
+      slowdowns +=
+          slowdown_of(*figures, work, accumulation_of(*figures, config, parameters), machine);
+      ++steps;
+      machine.memory.communication =
+          std::max(0.0, overhead_gib(*figures) - machine.memory.overhead);
+    }
+  }
+  if (steps > 0) {
+    machine.node.slowdown = slowdowns / steps;
+  }
+}
+
 }  // namespace
 
 Machine calibrate(Machine machine, const Config& config, Device device, DType dtype,
@@ -91,8 +123,12 @@ Machine calibrate(Machine machine, const Config& config, Device device, DType dt
   const StepWork work = step_work(config, device, dtype);
   const auto parameters = double(count_parameters(config.model));
   bool has_single = false;
+  std::vector<const BenchFigures*> by_nccl;
+  std::vector<const BenchFigures*> by_copies;
   for (const BenchFigures& figures : results) {
-    if (is_step(figures) && ranks_of(figures) == 1) {
+    if (ranks_of(figures) > 1) {
+      (is_by_nccl(figures) ? by_nccl : by_copies).push_back(&figures);
+    } else if (is_step(figures)) {
       set_rates(figures, work, accumulation_of(figures, config, parameters), machine);
       machine.name = figures.texts.at("device");
       machine.memory.overhead = overhead_gib(figures);
@@ -100,28 +136,17 @@ Machine calibrate(Machine machine, const Config& config, Device device, DType dt
         machine.memory.gpu = figures.at("memory_gib");
       }
       has_single = true;
-    } else if (figures.has("reduce_scatter_bus_gb_s") && ranks_of(figures) > 1) {
-      machine.node.reduce_scatter[ranks_of(figures)] = figures.at("reduce_scatter_bus_gb_s");
-      machine.node.all_gather[ranks_of(figures)] = figures.at("all_gather_bus_gb_s");
     }
   }
   if (!has_single) {
     throw ConfigError("a machine's rates need a result of gsa bench step on one GPU");
   }
-  // Second, as they are compared with what the constants above predict.
-  double slowdowns = 0;
-  int steps = 0;
-  for (const BenchFigures& figures : results) {
-    if (is_step(figures) && ranks_of(figures) > 1) {
-      slowdowns +=
-          slowdown_of(figures, work, accumulation_of(figures, config, parameters), machine);
-      ++steps;
-      machine.memory.communication = std::max(0.0, overhead_gib(figures) - machine.memory.overhead);
-    }
+  // A node's GPUs copy where they can; between nodes NCCL's kernels communicate.
+  set_communication(by_nccl, config, work, parameters, machine);
+  if (!by_nccl.empty()) {
+    machine.network.slowdown = machine.node.slowdown;
   }
-  if (steps > 0) {
-    machine.node.slowdown = slowdowns / steps;
-  }
+  set_communication(by_copies, config, work, parameters, machine);
   return machine;
 }
 

@@ -186,7 +186,9 @@ StepTime predict_step(const Machine& machine, const StepWork& work, int gpus,
   step.compute = double(accumulation) * times.micro_batch + sum(times.update) + times.other;
   step.communication = sum(times.reduce) + sum(times.gather);
   step.exposed = std::max(0.0, seconds - step.compute);  // but for rounding
-  step.slowed = machine.node.slowdown * std::max(0.0, step.communication - step.exposed);
+  const double slowdown =
+      nodes_of(machine, gpus) == 1 ? machine.node.slowdown : machine.network.slowdown;
+  step.slowed = slowdown * std::max(0.0, step.communication - step.exposed);
   return step;
 }
 

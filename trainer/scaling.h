@@ -81,8 +81,9 @@ double most_parameters(const Machine& machine, const StepWork& work, double acti
                        int gpus);
 
 // `machine` with what these results of `gsa bench step|comm` of `config` measured: rates and
-// overhead from a step on one GPU, which must be among them; bandwidths from comm; slowdown and
-// communication memory from steps on several. Throws ConfigError for results of another model.
+// overhead from a step on one GPU, which must be among them; bandwidths from comm; slowdowns and
+// communication memory from steps on several, those of nodes by copies if there are any, those of
+// networks by NCCL (the result's "transport"). Throws ConfigError for results of another model.
 Machine calibrate(Machine machine, const Config& config, Device device, DType dtype,
                   const std::vector<BenchFigures>& results);
 

@@ -86,6 +86,15 @@ TEST(PredictedStep, OverlapsAsTheOptimizerQueuesIt) {
   }
 }
 
+TEST(PredictedStep, IsSlowedByWhatCommunicates) {
+  Machine machine = round_machine();
+  machine.node.slowdown = 0;
+  machine.network.slowdown = 0.5;
+  EXPECT_EQ(predict_step(machine, round_work(), machine.node.gpus, 1).slowed, 0);
+  const StepTime step = predict_step(machine, round_work(), 2 * machine.node.gpus, 1);
+  EXPECT_NEAR(step.slowed, 0.5 * (step.communication - step.exposed), exact);
+}
+
 TEST(Checkpoint, IsWrittenByAllNodesUpToWhatTheStorageTakes) {
   EXPECT_NEAR(checkpoint_seconds(round_machine(), 1e9, 1), 6, exact);
   EXPECT_NEAR(checkpoint_seconds(round_machine(), 1e9, 8), 6, exact);
@@ -166,6 +175,39 @@ TEST_F(H200, ConstantsFollowFromTheRecordedResults) {
   const Machine again =
       calibrate(machine, config("gsa-1.3b"), Device::cuda, DType::bfloat16, measured());
   EXPECT_EQ(to_yaml(again), to_yaml(machine));
+}
+
+// A node's slowdown is that of copies where they were measured, a network's that of NCCL's kernels.
+TEST_F(H200, CopiesAndKernelsAreToldApart) {
+  const Machine before = load_machine(source_dir + "/configs/machines/h200.yaml");
+  const auto constants = [&](const std::vector<BenchFigures>& results) {
+    return calibrate(before, config("gsa-1.3b"), Device::cuda, DType::bfloat16, results);
+  };
+  std::vector<BenchFigures> by_nccl;
+  std::vector<BenchFigures> by_copies;
+  std::vector<BenchFigures> both;
+  for (BenchFigures figures : measured()) {
+    const bool several = figures.at("ranks") > 1;
+    figures.texts["transport"] = "NCCL (no copies between GPUs: a reason)";
+    by_nccl.push_back(figures);
+    both.push_back(figures);
+    if (several) {
+      figures.texts["transport"] = "copies between GPUs";
+      if (figures.has("step_ms")) {
+        figures.values.at("step_ms") -= 5;
+      }
+      both.insert(both.begin(), figures);
+    }
+    by_copies.push_back(figures);
+  }
+  const double kernels = constants(by_nccl).node.slowdown;
+  EXPECT_GT(kernels, 0);
+  EXPECT_EQ(constants(by_nccl).network.slowdown, kernels);
+  const double copies = constants(by_copies).node.slowdown;
+  EXPECT_LT(copies, kernels);
+  EXPECT_EQ(constants(by_copies).network.slowdown, before.network.slowdown);
+  EXPECT_EQ(constants(both).node.slowdown, copies);
+  EXPECT_EQ(constants(both).network.slowdown, kernels);
 }
 
 TEST_F(H200, ResultsOfAnotherModelAreRefused) {

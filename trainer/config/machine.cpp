@@ -67,6 +67,8 @@ const std::vector<Number>& numbers() {
        [](M& m) -> double& { return m.network.gpu_gb_s; }},
       {"network", "hop_us", "latency of a ring's step to another node", zero,
        [](M& m) -> double& { return m.network.hop_us; }},
+      {"network", "slowdown", "the same where NCCL communicates, between nodes", zero,
+       [](M& m) -> double& { return m.network.slowdown; }},
       {"storage", "node_gb_s", "that one node writes", above,
        [](M& m) -> double& { return m.storage.node_gb_s; }},
       {"storage", "total_gb_s", "that the file system takes from all nodes", above,

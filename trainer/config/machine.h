@@ -37,12 +37,15 @@ struct Machine {
     BandwidthByGpus reduce_scatter;  // bus bandwidth: bytes x (n - 1) / n over seconds
     BandwidthByGpus all_gather;
     double hop_us = 0;    // latency of each of a ring's n - 1 steps inside a node
-    double slowdown = 0;  // seconds that computing loses by a second of communication behind it
+    // Seconds that computing loses by a second of communication behind it: of copies between GPUs,
+    // where these can.
+    double slowdown = 0;
   } node;
 
   struct Network {
     double gpu_gb_s = 0;  // of one GPU's share of its node's links
     double hop_us = 0;    // latency of a ring's step to another node
+    double slowdown = 0;  // the same, of NCCL's kernels
   } network;
 
   struct Storage {          // checkpoints, GB/s

@@ -27,7 +27,7 @@ Machine machine() {
                   .all_gather = {{4, 240}},
                   .hop_us = 3,
                   .slowdown = 0.125};
-  machine.network = {.gpu_gb_s = 25, .hop_us = 14};
+  machine.network = {.gpu_gb_s = 25, .hop_us = 14, .slowdown = 0.5};
   machine.storage = {.node_gb_s = 2, .total_gb_s = 20};
   return machine;
 }
