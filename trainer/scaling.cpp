@@ -112,9 +112,11 @@ class Timeline {
   double communication_ = 0;
 };
 
-// What a rank takes beside its plan; on one node also what arrives of others' gradients (OpenMemory).
+// What a rank takes beside its plan; on one node also what arrives of others' gradients
+// (OpenMemory).
 double overhead_bytes(const Machine& machine, const StepWork& work, int gpus) {
-  const double largest = *std::max_element(work.bucket_elements.begin(), work.bucket_elements.end());
+  const double largest =
+      *std::max_element(work.bucket_elements.begin(), work.bucket_elements.end());
   const double arriving =
       nodes_of(machine, gpus) == 1 ? work.gradient_bytes * largest * (gpus - 1) / gpus : 0;
   return (machine.memory.overhead + (gpus > 1 ? machine.memory.communication : 0)) * gib + arriving;
@@ -232,7 +234,8 @@ std::vector<ScalingRow> predict_scaling(const Config& config, const Machine& mac
 
 double most_parameters(const Machine& machine, const StepWork& work, double activation_bytes,
                        int gpus) {
-  const double room = machine.memory.gpu * gib - overhead_bytes(machine, work, gpus) - activation_bytes;
+  const double room =
+      machine.memory.gpu * gib - overhead_bytes(machine, work, gpus) - activation_bytes;
   const double each = work.weight_bytes + work.gradient_bytes + work.state_bytes / gpus;
   return std::max(0.0, room / each);
 }

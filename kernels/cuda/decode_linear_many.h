@@ -246,8 +246,8 @@ __device__ inline void copy_unit(const BlockPlace& place, int unit, int slot, ui
 }
 
 // The warp that copies, of which one lane does: the norm's weights, `ahead` units, the input, units
-// until the slots for them are full, and when the input has left its slots the other units. It comes
-// to the cluster's barrier before it first waits for others: the hardware would not mind, but
+// until the slots for them are full, and when the input has left its slots the other units. It
+// comes to the cluster's barrier before it first waits for others: the hardware would not mind, but
 // racecheck holds a block's threads together there.
 template <int groups>
 __device__ inline void copy(const BlockPlace& place, bool leads) {

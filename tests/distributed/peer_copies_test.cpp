@@ -4,7 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <random>
 #include <vector>
 
@@ -39,9 +38,9 @@ class Bucket {
         part_(part),
         weight_memory_(Device::cuda, bytes()),
         gradient_memory_(Device::cuda, bytes()),
-        arriving_memory_(Device::cuda,
-                         OpenMemory::arriving_bytes(static_cast<size_t>(part) * sizeof(float),
-                                                    group.size())) {
+        arriving_memory_(
+            Device::cuda,
+            OpenMemory::arriving_bytes(static_cast<size_t>(part) * sizeof(float), group.size())) {
     copies.open(group, weights(),
                 arriving_memory_.tensor(DType::byte, {int64_t(arriving_memory_.bytes())}));
   }
@@ -138,8 +137,7 @@ TEST_F(PeerCopiesTest, QueuedCollectivesKeepTheirOrder) {
       copies_->reduce_scatter(stream, gradients, own(gradients));
     }
     for (int i = 0; i < pieces; ++i) {
-      copies_->all_gather(stream, own(piece(all.gradients(), i)),
-                          piece(all.weights(), i));
+      copies_->all_gather(stream, own(piece(all.gradients(), i)), piece(all.weights(), i));
       // What every rank has now is what the next round sums.
       copy(stream, piece(all.weights(), i), piece(all.gradients(), i));
     }
@@ -179,7 +177,6 @@ TEST_F(PeerCopiesTest, AStreamThatWaitsForNobodyGoesOn) {
       copies_->reduce_scatter(stream, bucket.gradients(), bucket.own(bucket.gradients()));
     }
     done.record(stream);
-    std::this_thread::sleep_for(std::chrono::milliseconds(200));
     copies_->stop_waiting();
     done.synchronize();
   }

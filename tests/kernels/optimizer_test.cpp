@@ -40,9 +40,8 @@ TEST_P(CpuOptimizer, SumAddsInTheOrderOfItsInputsAndMayReplaceOneOfThem) {
   std::vector<double> expected;
   for (int64_t i = 0; i < count; ++i) {
     const double all = first.get(i) + second.get(i) + third.get(i);
-    expected.push_back(wide ? all
-                            : double(float(first.get(i)) + float(second.get(i)) +
-                                     float(third.get(i))));
+    expected.push_back(
+        wide ? all : double(float(first.get(i)) + float(second.get(i)) + float(third.get(i))));
   }
   kernels::sum(stream_, {.inputs = {first, second, third}, .output = second, .count = 3});
   EXPECT_EQ(second.values(), expected);

@@ -36,7 +36,7 @@ struct Machine {
     int gpus = 8;
     BandwidthByGpus reduce_scatter;  // bus bandwidth: bytes x (n - 1) / n over seconds
     BandwidthByGpus all_gather;
-    double hop_us = 0;    // latency of each of a ring's n - 1 steps inside a node
+    double hop_us = 0;  // latency of each of a ring's n - 1 steps inside a node
     // Seconds that computing loses by a second of communication behind it: of copies between GPUs,
     // where these can.
     double slowdown = 0;

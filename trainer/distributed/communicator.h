@@ -51,11 +51,12 @@ class Communicator {
 
   // What makes the collectives on tensors, and if it is not the fastest way why: for people.
   virtual std::string transport() const = 0;
-  // Collective: until `close_memory` other ranks of this host may write to these tensors, which
-  // begin a Buffer and have one size on all ranks. Where `copies_memory`, an all_gather into
-  // `gathered` and a reduce_scatter for which `arriving` has room (OpenMemory) are copies then, and
-  // take no multiprocessors from the work beside them. Elsewhere this does nothing.
+  // Whether ranks can copy to each other's memory, once it is open.
   virtual bool copies_memory() const { return false; }
+  // Collective: until `close_memory` other ranks may write to these tensors, which begin a Buffer
+  // and have one size on all ranks. Where `copies_memory`, an all_gather into `gathered` and a
+  // reduce_scatter for which `arriving` has room are copies then, and take no multiprocessors from
+  // the work beside them; elsewhere this does nothing. OpenMemory calls both.
   virtual void open_memory(const Tensor& /*gathered*/, const Tensor& /*arriving*/) {}
   virtual void close_memory() {}
 

@@ -65,7 +65,7 @@ class NcclCommunicator final : public Communicator {
     }
     // All ranks go on or none does.
     try {
-      require_all_well(group_, error);
+      require_all_well(group_.all_gather_text(error));
     } catch (const CommunicationError&) {
       give_up();
       throw;

@@ -24,7 +24,8 @@ namespace gsa {
 class NcclWatchdog {
  public:
   // Watches `comm`, whose GPU is `device`. A collective may be the next one for `timeout`: longer
-  // than the work of a step that is queued before it. `stop_waiting` ends those that are not NCCL's.
+  // than the work of a step that is queued before it. `stop_waiting` ends those that are not
+  // NCCL's.
   NcclWatchdog(ncclComm_t comm, int rank, int device, std::chrono::duration<double> timeout,
                std::function<void()> stop_waiting);
   // Ends the thread; the communicator stays as it is.

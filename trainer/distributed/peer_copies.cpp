@@ -54,15 +54,6 @@ std::string handle_of(const Tensor& tensor) {
   return {handle.reserved, sizeof(handle.reserved)};
 }
 
-std::byte* open_handle(const std::string& bytes) {
-  cudaIpcMemHandle_t handle;
-  std::memcpy(handle.reserved, bytes.data(), sizeof(handle.reserved));
-  void* memory = nullptr;
-  check_cuda(cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess),
-             "cudaIpcOpenMemHandle");
-  return static_cast<std::byte*>(memory);
-}
-
 std::byte* address(const Tensor& tensor) {
   return static_cast<std::byte*>(tensor.data());
 }
@@ -79,7 +70,7 @@ int PeerCopies::device_of(int rank) {
 
 std::unique_ptr<PeerCopies> PeerCopies::connect(MpiGroup& group, std::string& why) {
   try {
-    require_all_well(group, complaint(group));
+    require_all_well(group.all_gather_text(complaint(group)));
     std::unique_ptr<PeerCopies> copies(new PeerCopies(group));
     copies->try_out(group);
     return copies;
@@ -95,14 +86,19 @@ PeerCopies::PeerCopies(MpiGroup& group)
     : rank_(group.rank()),
       size_(group.size()),
       shared_(group, flags),
-      peers_(static_cast<size_t>(group.size())) {
-  check_cuda(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming), "cudaEventCreate");
+      peers_(static_cast<size_t>(group.size())) {}
+
+void PeerCopies::CloseMemory::operator()(std::byte* memory) const {
+  cudaIpcCloseMemHandle(memory);
 }
 
-PeerCopies::~PeerCopies() {
-  releasing_ = {};
-  close_peers();
-  cudaEventDestroy(done_);
+PeerCopies::OpenedMemory PeerCopies::open_handle(const std::string& handle) {
+  cudaIpcMemHandle_t bytes;
+  std::memcpy(bytes.reserved, handle.data(), sizeof(bytes.reserved));
+  void* memory = nullptr;
+  check_cuda(cudaIpcOpenMemHandle(&memory, bytes, cudaIpcMemLazyEnablePeerAccess),
+             "cudaIpcOpenMemHandle");
+  return OpenedMemory(static_cast<std::byte*>(memory));
 }
 
 // Gathers a pattern. Where memory can be reached by the driver's account and yet is not, or flags
@@ -119,7 +115,9 @@ void PeerCopies::try_out(MpiGroup& group) {
     }
   };
   const Tensor host(pattern.data(), DType::byte, Device::cpu, {trial_count});
-  const auto part = [&](int rank) { return all.rows(rank * trial_count, (rank + 1) * trial_count); };
+  const auto part = [&](int rank) {
+    return all.rows(rank * trial_count, (rank + 1) * trial_count);
+  };
   fill(rank_);
   copy(stream, host, part(rank_));
   all_gather(stream, part(rank_), all);
@@ -144,7 +142,7 @@ void PeerCopies::try_out(MpiGroup& group) {
     }
   }
   close(group);
-  require_all_well(group, error);
+  require_all_well(group.all_gather_text(error));
 }
 
 void PeerCopies::open(MpiGroup& group, const Tensor& gathered, const Tensor& arriving) {
@@ -163,7 +161,7 @@ void PeerCopies::open(MpiGroup& group, const Tensor& gathered, const Tensor& arr
   } catch (const CommunicationError& failure) {
     error = error.empty() ? failure.what() : error;
   }
-  require_all_well(group, error);
+  require_all_well(group.all_gather_text(error));
 }
 
 void PeerCopies::open_peers(const std::vector<std::string>& handles) {
@@ -181,22 +179,12 @@ void PeerCopies::open_peers(const std::vector<std::string>& handles) {
   }
 }
 
-void PeerCopies::close_peers() {
-  for (Opened& peer : peers_) {
-    for (std::byte* memory : {peer.gathered, peer.arriving}) {
-      if (memory != nullptr) {
-        cudaIpcCloseMemHandle(memory);
-      }
-    }
-    peer = {};
-  }
-}
-
 // Nobody's memory goes before all others have closed it.
 void PeerCopies::close(MpiGroup& group) {
-  cudaEventSynchronize(done_);
-  close_peers();
-  last_ = nullptr;
+  done_.synchronize();
+  for (Opened& peer : peers_) {
+    peer = {};
+  }
   gathered_ = {};
   arriving_ = {};
   group.barrier();
@@ -213,21 +201,15 @@ bool PeerCopies::can_reduce(const Tensor& output) const {
 }
 
 // A collective on another stream than the one before comes behind it all the same.
-void PeerCopies::begin(cudaStream_t stream) {
+void PeerCopies::begin(Stream& stream) {
   ++number_;
-  if (last_ != nullptr && last_ != stream) {
-    check_cuda(cudaStreamWaitEvent(stream, done_, 0), "cudaStreamWaitEvent");
-  }
-  last_ = stream;
-}
-
-void PeerCopies::end(cudaStream_t stream) {
-  check_cuda(cudaEventRecord(done_, stream), "cudaEventRecord");
+  stream.wait(done_);
 }
 
 template <typename Source, typename Target>
-void PeerCopies::exchange(cudaStream_t stream, size_t bytes, const Source& source,
+void PeerCopies::exchange(const Stream& on, size_t bytes, const Source& source,
                           const Target& target) {
+  cudaStream_t stream = native(on);
   const uint32_t number = number_;
   for (int step = 1; step < size_; ++step) {
     shared_.write(stream, (rank_ + step) % size_, ready, number);
@@ -235,9 +217,8 @@ void PeerCopies::exchange(cudaStream_t stream, size_t bytes, const Source& sourc
   for (int step = 1; step < size_; ++step) {
     const int peer = (rank_ + step) % size_;
     shared_.wait(stream, peer, ready, number);
-    check_cuda(
-        cudaMemcpyAsync(target(peer), source(peer), bytes, cudaMemcpyDeviceToDevice, stream),
-        "copying to another GPU");
+    check_cuda(cudaMemcpyAsync(target(peer), source(peer), bytes, cudaMemcpyDeviceToDevice, stream),
+               "copying to another GPU");
     shared_.write(stream, peer, arrived, number);
   }
   for (int step = 1; step < size_; ++step) {
@@ -246,27 +227,28 @@ void PeerCopies::exchange(cudaStream_t stream, size_t bytes, const Source& sourc
 }
 
 void PeerCopies::all_gather(Stream& stream, const ConstTensor& input, const Tensor& output) {
-  begin(native(stream));
+  begin(stream);
   const Tensor own = output.rows(rank_ * input.count(), (rank_ + 1) * input.count());
   if (own.data() != input.data()) {
     copy(stream, input, own);
   }
   const auto offset = address(own) - address(gathered_);
   exchange(
-      native(stream), own.bytes(), [&](int /*peer*/) { return own.data(); },
-      [&](int peer) { return peers_[static_cast<size_t>(peer)].gathered + offset; });
-  end(native(stream));
+      stream, own.bytes(), [&](int /*peer*/) { return own.data(); },
+      [&](int peer) { return peers_[static_cast<size_t>(peer)].gathered.get() + offset; });
+  done_.record(stream);
 }
 
 void PeerCopies::reduce_scatter(Stream& stream, const ConstTensor& input, const Tensor& output) {
-  begin(native(stream));
+  begin(stream);
   const int64_t count = output.count();
   const size_t bytes = output.bytes();
   const auto part = [&](int rank) { return input.rows(rank * count, (rank + 1) * count); };
   exchange(
-      native(stream), bytes, [&](int peer) { return part(peer).data(); },
+      stream, bytes, [&](int peer) { return part(peer).data(); },
       [&](int peer) {
-        return peers_[static_cast<size_t>(peer)].arriving + OpenMemory::slot(rank_, peer, bytes);
+        return peers_[static_cast<size_t>(peer)].arriving.get() +
+               OpenMemory::slot(rank_, peer, bytes);
       });
   kernels::Sum sum{.output = output, .count = size_};
   for (int rank = 0; rank < size_; ++rank) {
@@ -274,12 +256,12 @@ void PeerCopies::reduce_scatter(Stream& stream, const ConstTensor& input, const 
     if (rank == rank_) {
       addend = part(rank);
     } else {
-      addend = ConstTensor(address(arriving_) + OpenMemory::slot(rank, rank_, bytes), output.dtype(),
-                           Device::cuda, output.shape());
+      addend = ConstTensor(address(arriving_) + OpenMemory::slot(rank, rank_, bytes),
+                           output.dtype(), Device::cuda, output.shape());
     }
   }
   kernels::sum(stream, sum);
-  end(native(stream));
+  done_.record(stream);
 }
 
 void PeerCopies::stop_waiting() {

@@ -31,9 +31,9 @@ class PeerCopies {
  public:
   // The GPU of a rank of one host. Ranks of a test may share one.
   static int device_of(int rank);
-  // Collective; the calling thread's GPU is that of its rank. Null on every rank where some cannot reach the memory of others; `why` tells.
+  // Collective; the calling thread's GPU is that of its rank. Null on every rank where some cannot
+  // reach the memory of others; `why` tells.
   static std::unique_ptr<PeerCopies> connect(MpiGroup& group, std::string& why);
-  ~PeerCopies();
   PeerCopies(const PeerCopies&) = delete;
   PeerCopies& operator=(const PeerCopies&) = delete;
 
@@ -54,21 +54,23 @@ class PeerCopies {
 
  private:
   enum Flag : int { ready, arrived, flags };
-  // An allocation of another rank's.
-  struct Opened {
-    std::byte* gathered = nullptr;
-    std::byte* arriving = nullptr;
+  struct CloseMemory {
+    void operator()(std::byte* memory) const;
+  };
+  using OpenedMemory = std::unique_ptr<std::byte, CloseMemory>;
+  struct Opened {  // of another rank
+    OpenedMemory gathered;
+    OpenedMemory arriving;
   };
 
   explicit PeerCopies(MpiGroup& group);
   void try_out(MpiGroup& group);
   void open_peers(const std::vector<std::string>& handles);
-  void close_peers();
+  static OpenedMemory open_handle(const std::string& handle);
   // Copies `source(peer)`, `bytes` of it, to `target(peer)` for all other ranks.
   template <typename Source, typename Target>
-  void exchange(cudaStream_t stream, size_t bytes, const Source& source, const Target& target);
-  void begin(cudaStream_t stream);
-  void end(cudaStream_t stream);
+  void exchange(const Stream& stream, size_t bytes, const Source& source, const Target& target);
+  void begin(Stream& stream);
 
   int rank_;
   int size_;
@@ -78,9 +80,8 @@ class PeerCopies {
   std::vector<Opened> peers_;  // by rank
   std::atomic<uint32_t> number_ = 0;
   std::atomic<bool> stopped_ = false;
-  cudaStream_t last_ = nullptr;  // the stream of the collective before
-  cudaEvent_t done_ = nullptr;   // behind it
-  std::jthread releasing_;       // once stopped
+  Event done_{Device::cuda};  // behind the collective before
+  std::jthread releasing_;    // once stopped
 };
 
 }  // namespace gsa

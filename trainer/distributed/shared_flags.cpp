@@ -20,8 +20,8 @@ Function driver_function(const char* name) {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult result{};
   constexpr unsigned version = 12000;
-  check_cuda(
-      cudaGetDriverEntryPointByVersion(name, &function, version, cudaEnableDefault, &result), name);
+  check_cuda(cudaGetDriverEntryPointByVersion(name, &function, version, cudaEnableDefault, &result),
+             name);
   if (result != cudaDriverEntryPointSuccess) {
     throw CommunicationError(std::string("the CUDA driver has no ") + name);
   }
@@ -32,12 +32,6 @@ void check_driver(CUresult result, const char* what) {
   if (result != CUDA_SUCCESS) {
     throw CommunicationError(std::string(what) + ": the CUDA driver's error " +
                              std::to_string(int(result)));
-  }
-}
-
-void name_is_done(const std::string& name, bool created) {
-  if (created) {
-    shm_unlink(name.c_str());
   }
 }
 
@@ -55,8 +49,8 @@ void check_cuda(cudaError_t status, const char* what) {
   }
 }
 
-void require_all_well(MpiGroup& group, const std::string& error) {
-  for (const std::string& theirs : group.all_gather_text(error)) {
+void require_all_well(const std::vector<std::string>& errors) {
+  for (const std::string& theirs : errors) {
     if (!theirs.empty()) {
       throw CommunicationError(theirs);
     }
@@ -64,10 +58,7 @@ void require_all_well(MpiGroup& group, const std::string& error) {
 }
 
 SharedFlags::SharedFlags(MpiGroup& group, int each)
-    : rank_(group.rank()),
-      size_(group.size()),
-      each_(each),
-      bytes_(place(group.size(), 0, 0)) {
+    : rank_(group.rank()), size_(group.size()), each_(each), bytes_(place(group.size(), 0, 0)) {
   const bool creates = rank_ == 0;
   std::string name = creates ? new_name() : "";
   std::string error;
@@ -92,14 +83,11 @@ SharedFlags::SharedFlags(MpiGroup& group, int each)
       wait_ = driver_function<Access>("cuStreamWaitValue32");
     }
   });
-  try {
-    require_all_well(group, error);
-  } catch (const CommunicationError&) {
-    unmap();
-    name_is_done(name, creates);
-    throw;
+  const std::vector<std::string> errors = group.all_gather_text(error);
+  if (creates) {
+    shm_unlink(name.c_str());
   }
-  name_is_done(name, creates);
+  require_all_well(errors);
 }
 
 void SharedFlags::map(const std::string& name, bool create) {
@@ -113,41 +101,36 @@ void SharedFlags::map(const std::string& name, bool create) {
   require(file >= 0, "open", errno);
   // Space that is not there must be known before memory is touched.
   const int room = create ? posix_fallocate(file, 0, static_cast<off_t>(bytes_)) : 0;
-  void* memory = room == 0
-                     ? mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
-                     : MAP_FAILED;
+  void* memory =
+      room == 0 ? mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0) : MAP_FAILED;
   const int number = room != 0 ? room : errno;
   close(file);
   require(memory != MAP_FAILED, "map", number);
-  memory_ = static_cast<std::byte*>(memory);
-  check_cuda(cudaHostRegister(memory_, bytes_, cudaHostRegisterMapped | cudaHostRegisterPortable),
-             "cudaHostRegister");
+  memory_ = {static_cast<std::byte*>(memory), Unmap{bytes_}};
+  check_cuda(
+      cudaHostRegister(memory_.get(), bytes_, cudaHostRegisterMapped | cudaHostRegisterPortable),
+      "cudaHostRegister");
   void* on_device = nullptr;
-  check_cuda(cudaHostGetDevicePointer(&on_device, memory_, 0), "cudaHostGetDevicePointer");
+  check_cuda(cudaHostGetDevicePointer(&on_device, memory_.get(), 0), "cudaHostGetDevicePointer");
   on_device_ = static_cast<std::byte*>(on_device);
 }
 
-SharedFlags::~SharedFlags() {
-  unmap();
-}
-
-void SharedFlags::unmap() {
-  if (on_device_ != nullptr) {
-    cudaHostUnregister(memory_);
-  }
-  if (memory_ != nullptr) {
-    munmap(memory_, bytes_);
-  }
+void SharedFlags::Unmap::operator()(std::byte* memory) const {
+  cudaHostUnregister(memory);
+  cudaGetLastError();  // it may never have been registered
+  munmap(memory, bytes);
 }
 
 void SharedFlags::write(cudaStream_t stream, int reader, int kind, uint32_t value) const {
-  const auto address = reinterpret_cast<unsigned long long>(on_device_ + place(reader, rank_, kind));
+  const auto address =
+      reinterpret_cast<unsigned long long>(on_device_ + place(reader, rank_, kind));
   check_driver(CUresult(write_(stream, address, value, CU_STREAM_WRITE_VALUE_DEFAULT)),
                "cuStreamWriteValue32");
 }
 
 void SharedFlags::wait(cudaStream_t stream, int writer, int kind, uint32_t value) const {
-  const auto address = reinterpret_cast<unsigned long long>(on_device_ + place(rank_, writer, kind));
+  const auto address =
+      reinterpret_cast<unsigned long long>(on_device_ + place(rank_, writer, kind));
   check_driver(CUresult(wait_(stream, address, value, CU_STREAM_WAIT_VALUE_GEQ)),
                "cuStreamWaitValue32");
 }
@@ -155,7 +138,7 @@ void SharedFlags::wait(cudaStream_t stream, int writer, int kind, uint32_t value
 void SharedFlags::release(uint32_t value) const {
   for (int writer = 0; writer < size_; ++writer) {
     for (int kind = 0; kind < each_; ++kind) {
-      reinterpret_cast<Flag*>(memory_ + place(rank_, writer, kind))->store(value);
+      reinterpret_cast<Flag*>(memory_.get() + place(rank_, writer, kind))->store(value);
     }
   }
 }

@@ -7,7 +7,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "trainer/distributed/mpi_group.h"
 
@@ -18,9 +20,6 @@ class SharedFlags {
   // Collective over a group on one host: `each` numbers for every pair of ranks, all zero. Throws
   // CommunicationError on every rank if one of them cannot have them.
   SharedFlags(MpiGroup& group, int each);
-  ~SharedFlags();
-  SharedFlags(const SharedFlags&) = delete;
-  SharedFlags& operator=(const SharedFlags&) = delete;
 
   // Queues: the number that `reader` waits for becomes `value` when all before it is done and can
   // be seen by other GPUs.
@@ -36,8 +35,12 @@ class SharedFlags {
  private:
   using Flag = std::atomic<uint32_t>;
   static constexpr size_t flag_bytes = 64;  // none shares a line with another
+  // Shared memory that CUDA knows.
+  struct Unmap {
+    size_t bytes;
+    void operator()(std::byte* memory) const;
+  };
   void map(const std::string& name, bool create);
-  void unmap();
   size_t place(int reader, int writer, int kind) const {
     return (static_cast<size_t>(reader * size_ + writer) * static_cast<size_t>(each_) +
             static_cast<size_t>(kind)) *
@@ -48,7 +51,7 @@ class SharedFlags {
   int size_;
   int each_;
   size_t bytes_;
-  std::byte* memory_ = nullptr;
+  std::unique_ptr<std::byte, Unmap> memory_;
   std::byte* on_device_ = nullptr;
   Access write_ = nullptr;
   Access wait_ = nullptr;
@@ -57,7 +60,7 @@ class SharedFlags {
 // Throws CommunicationError "WHAT: CUDA's text" unless `status` is cudaSuccess.
 void check_cuda(cudaError_t status, const char* what);
 
-// Throws CommunicationError on every rank, with what was said, if `error` is not empty on one.
-void require_all_well(MpiGroup& group, const std::string& error);
+// Throws CommunicationError with the first that is not empty: of all ranks, on every rank.
+void require_all_well(const std::vector<std::string>& errors);
 
 }  // namespace gsa
