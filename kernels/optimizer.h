@@ -15,8 +15,8 @@ namespace gsa::kernels {
 struct Sum {
   static constexpr int max_inputs = 8;
 
-  std::array<ConstTensor, max_inputs> inputs;  // [n] float32 | float64; those behind the first
-  Tensor output;                               // `count` are not read. [n], may be one of them
+  std::array<ConstTensor, max_inputs> inputs;  // [n] float32 | float64, the first `count` of them
+  Tensor output;                               // [n], may be one of the inputs
   int count = 0;
 
   void check() const;

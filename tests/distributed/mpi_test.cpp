@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <random>
 
 namespace gsa::testing {
 namespace {
@@ -29,6 +30,31 @@ class FailuresOfRank : public ::testing::EmptyTestEventListener {
 
 MpiEnvironment& mpi() {
   return *environment;
+}
+
+std::vector<float> contribution(int rank, int64_t elements, int round) {
+  std::mt19937 generator(static_cast<unsigned>(1000 * (round + 1) + rank));
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  std::vector<float> values(static_cast<size_t>(elements));
+  for (float& value : values) {
+    value = uniform(generator);
+  }
+  return values;
+}
+
+std::vector<float> sum_of_contributions(int ranks, int64_t elements, int round) {
+  std::vector<float> sum(static_cast<size_t>(elements));
+  for (int rank = 0; rank < ranks; ++rank) {
+    const std::vector<float> values = contribution(rank, elements, round);
+    for (size_t i = 0; i < sum.size(); ++i) {
+      sum[i] += values[i];
+    }
+  }
+  return sum;
+}
+
+Tensor host_tensor(std::vector<float>& values) {
+  return {values.data(), DType::float32, Device::cpu, {static_cast<int64_t>(values.size())}};
 }
 
 std::unique_ptr<Communicator> all_ranks(double timeout_seconds) {

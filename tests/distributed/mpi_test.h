@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "trainer/distributed/communicator.h"
 
@@ -14,6 +15,12 @@ inline constexpr double test_timeout_seconds = 120;
 
 // The program's MPI.
 MpiEnvironment& mpi();
+
+// What a rank brings to a sum: numbers of (-1, 1), others in every round.
+std::vector<float> contribution(int rank, int64_t elements, int round = 0);
+// The sum of all ranks' contributions, in the order of ranks.
+std::vector<float> sum_of_contributions(int ranks, int64_t elements, int round = 0);
+Tensor host_tensor(std::vector<float>& values);
 
 // All ranks, on the host; collective.
 std::unique_ptr<Communicator> all_ranks(double timeout_seconds = test_timeout_seconds);

@@ -3,7 +3,6 @@
 
 #include <cstdlib>
 #include <memory>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -14,25 +13,14 @@
 namespace gsa {
 namespace {
 
+using testing::contribution;
+using testing::host_tensor;
 using testing::mpi;
+using testing::sum_of_contributions;
 
 // NCCL sums in an order of its own: at most one rounding a rank, on values of size one.
 constexpr float sum_tolerance = 1e-5F;
 constexpr int64_t count = 3 * 65536 + 4;  // a rank; several of NCCL's blocks and a rest
-
-std::vector<float> contribution(int rank, int64_t elements) {
-  std::mt19937 generator(static_cast<unsigned>(1000 + rank));
-  std::uniform_real_distribution<float> uniform(-1, 1);
-  std::vector<float> values(static_cast<size_t>(elements));
-  for (float& value : values) {
-    value = uniform(generator);
-  }
-  return values;
-}
-
-Tensor host(std::vector<float>& values) {
-  return {values.data(), DType::float32, Device::cpu, {static_cast<int64_t>(values.size())}};
-}
 
 class NcclTest : public ::testing::Test {
  protected:
@@ -51,9 +39,9 @@ class NcclTest : public ::testing::Test {
     const Tensor all = memory.tensor(DType::float32, {static_cast<int64_t>(input.size())});
     const Tensor own = all.rows(ranks_->rank() * count, (ranks_->rank() + 1) * count);
     std::vector<float> output(static_cast<size_t>(count));
-    copy(stream, host(input), all);
+    copy(stream, host_tensor(input), all);
     ranks_->reduce_scatter(stream, all, own);
-    copy(stream, own, host(output));
+    copy(stream, own, host_tensor(output));
     stream.synchronize();
     return output;
   }
@@ -64,15 +52,10 @@ class NcclTest : public ::testing::Test {
 TEST_F(NcclTest, ReduceScatterSumsAndRepeatsItsBits) {
   const int64_t all = count * ranks_->size();
   const std::vector<float> output = reduced(contribution(ranks_->rank(), all));
-  std::vector<float> expected(static_cast<size_t>(count));
-  for (int rank = 0; rank < ranks_->size(); ++rank) {
-    const std::vector<float> values = contribution(rank, all);
-    for (size_t i = 0; i < expected.size(); ++i) {
-      expected[i] += values[static_cast<size_t>(ranks_->rank() * count) + i];
-    }
-  }
-  for (size_t i = 0; i < expected.size(); ++i) {
-    ASSERT_NEAR(output[i], expected[i], sum_tolerance) << i;
+  const std::vector<float> expected = sum_of_contributions(ranks_->size(), all);
+  const auto own = static_cast<size_t>(ranks_->rank() * count);
+  for (size_t i = 0; i < output.size(); ++i) {
+    ASSERT_NEAR(output[i], expected[own + i], sum_tolerance) << i;
   }
   EXPECT_EQ(reduced(contribution(ranks_->rank(), all)), output);
 }
@@ -85,9 +68,9 @@ TEST_F(NcclTest, AllGatherKeepsTheOrderOfRanksInPlace) {
   const Tensor own = gathered.rows(ranks_->rank() * count, (ranks_->rank() + 1) * count);
   std::vector<float> mine = contribution(ranks_->rank(), count);
   std::vector<float> output(static_cast<size_t>(all));
-  copy(stream, host(mine), own);
+  copy(stream, host_tensor(mine), own);
   ranks_->all_gather(stream, own, gathered);
-  copy(stream, gathered, host(output));
+  copy(stream, gathered, host_tensor(output));
   stream.synchronize();
   for (int rank = 0; rank < ranks_->size(); ++rank) {
     const auto begin = output.begin() + rank * count;
@@ -110,25 +93,19 @@ TEST_F(NcclTest, CopiesGiveTheSumInTheOrderOfRanksAndGatherTheSame) {
     const auto own = [&](const Tensor& tensor) {
       return tensor.rows(rank * part, (rank + 1) * part);
     };
-    std::vector<float> expected(static_cast<size_t>(all));
-    for (int r = 0; r < ranks_->size(); ++r) {
-      const std::vector<float> values = contribution(r, all);
-      for (size_t i = 0; i < expected.size(); ++i) {
-        expected[i] += values[i];
-      }
-    }
+    const std::vector<float> expected = sum_of_contributions(ranks_->size(), all);
     const OpenMemory open(*ranks_, weights, own(gradients).bytes());
     std::vector<float> values = contribution(rank, all);
     std::vector<float> output(static_cast<size_t>(all));
     // Again and again, in turns on two streams: each waits for the one before.
     for (int i = 0; i < 20; ++i) {
       Stream& now = i % 2 == 0 ? stream : other;
-      copy(now, host(values), gradients);
+      copy(now, host_tensor(values), gradients);
       fill_zero(now, weights);
       ranks_->reduce_scatter(now, gradients, own(gradients));
       copy(now, own(gradients), own(weights));
       ranks_->all_gather(now, own(weights), weights);
-      copy(now, weights, host(output));
+      copy(now, weights, host_tensor(output));
       now.synchronize();
       if (ranks_->copies_memory()) {
         ASSERT_EQ(output, expected) << "round " << i << " of " << part;
@@ -158,9 +135,9 @@ TEST_F(NcclTest, AllReduceGivesEveryRankTheSameBits) {
   const Buffer memory(Device::cuda, static_cast<size_t>(count) * sizeof(float));
   const Tensor tensor = memory.tensor(DType::float32, {count});
   std::vector<float> values = contribution(ranks_->rank(), count);
-  copy(stream, host(values), tensor);
+  copy(stream, host_tensor(values), tensor);
   ranks_->all_reduce(stream, tensor);
-  copy(stream, tensor, host(values));
+  copy(stream, tensor, host_tensor(values));
   stream.synchronize();
   const auto* bytes = reinterpret_cast<const char*>(values.data());
   const std::string mine(bytes, values.size() * sizeof(float));

@@ -4,7 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <random>
 #include <vector>
 
 #include "tests/distributed/mpi_test.h"
@@ -13,21 +12,10 @@
 namespace gsa {
 namespace {
 
+using testing::contribution;
+using testing::host_tensor;
+using testing::sum_of_contributions;
 using testing::test_timeout_seconds;
-
-std::vector<float> contribution(int rank, int round, int64_t elements) {
-  std::mt19937 generator(static_cast<unsigned>(1000 * round + rank));
-  std::uniform_real_distribution<float> uniform(-1, 1);
-  std::vector<float> values(static_cast<size_t>(elements));
-  for (float& value : values) {
-    value = uniform(generator);
-  }
-  return values;
-}
-
-Tensor host(std::vector<float>& values) {
-  return {values.data(), DType::float32, Device::cpu, {static_cast<int64_t>(values.size())}};
-}
 
 // Gradients and weights of one bucket on every rank, open to the others.
 class Bucket {
@@ -91,17 +79,12 @@ TEST_F(PeerCopiesTest, SumsInTheOrderOfRanksAndGathers) {
     ASSERT_FALSE(copies_->can_gather(bucket.gradients()));  // not open
     // Again and again, in turns on two streams, of which each waits for the one before.
     for (int round = 0; round < 6; ++round) {
-      std::vector<float> expected(static_cast<size_t>(bucket.count()));
-      for (int rank = 0; rank < group_.size(); ++rank) {
-        const std::vector<float> values = contribution(rank, round, bucket.count());
-        for (size_t i = 0; i < expected.size(); ++i) {
-          expected[i] += values[i];
-        }
-      }
-      std::vector<float> values = contribution(group_.rank(), round, bucket.count());
+      const std::vector<float> expected =
+          sum_of_contributions(group_.size(), bucket.count(), round);
+      std::vector<float> values = contribution(group_.rank(), bucket.count(), round);
       std::vector<float> output(expected.size());
       Stream& stream = round % 2 == 0 ? first : second;
-      copy(stream, host(values), bucket.gradients());
+      copy(stream, host_tensor(values), bucket.gradients());
       fill_zero(stream, bucket.weights());
       copies_->reduce_scatter(stream, bucket.gradients(), bucket.own(bucket.gradients()));
       // From elsewhere, and in place.
@@ -109,7 +92,7 @@ TEST_F(PeerCopiesTest, SumsInTheOrderOfRanksAndGathers) {
       if (round % 3 == 0) {
         copies_->all_gather(stream, bucket.own(bucket.weights()), bucket.weights());
       }
-      copy(stream, bucket.weights(), host(output));
+      copy(stream, bucket.weights(), host_tensor(output));
       stream.synchronize();
       ASSERT_EQ(output, expected) << "round " << round << " of " << part;
     }
@@ -123,8 +106,8 @@ TEST_F(PeerCopiesTest, QueuedCollectivesKeepTheirOrder) {
   constexpr int64_t part = 20'000;
   Stream stream(Device::cuda);
   const Bucket all(group_, *copies_, part * pieces);
-  std::vector<float> mine = contribution(group_.rank(), 0, all.count());
-  copy(stream, host(mine), all.gradients());
+  std::vector<float> mine = contribution(group_.rank(), all.count());
+  copy(stream, host_tensor(mine), all.gradients());
   const auto piece = [&](const Tensor& tensor, int i) {
     return tensor.rows(i * part * group_.size(), (i + 1) * part * group_.size());
   };
@@ -143,15 +126,9 @@ TEST_F(PeerCopiesTest, QueuedCollectivesKeepTheirOrder) {
     }
   }
   std::vector<float> output(mine.size());
-  copy(stream, all.weights(), host(output));
+  copy(stream, all.weights(), host_tensor(output));
   stream.synchronize();
-  std::vector<float> expected(mine.size());
-  for (int rank = 0; rank < group_.size(); ++rank) {
-    const std::vector<float> values = contribution(rank, 0, all.count());
-    for (size_t i = 0; i < expected.size(); ++i) {
-      expected[i] += values[i];
-    }
-  }
+  std::vector<float> expected = sum_of_contributions(group_.size(), all.count());
   for (int round = 1; round < rounds; ++round) {
     for (float& value : expected) {
       const float once = value;
