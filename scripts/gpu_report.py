@@ -80,7 +80,8 @@ def main():
     if result["start"]:
         lines += table(["start of gsa train, 1.3b, to its first step", "seconds"],
                        [[name, number(v, "seconds")] for name, v in result["start"].items()])
-    keys = ["reduce_scatter_ms", "all_gather_ms", "reduce_scatter_bus_gb_s", "all_gather_bus_gb_s"]
+    keys = ["reduce_scatter_ms", "all_gather_ms", "reduce_scatter_bus_gb_s", "all_gather_bus_gb_s", "products_ms",
+            "products_beside_reduce_scatter_ms", "products_beside_all_gather_ms"]
     if result["comm"]:
         lines += table(["comm", *keys], [[name, *(number(v, k) for k in keys)] for name, v in result["comm"].items()])
     print("\n".join(lines))

@@ -1,4 +1,4 @@
-// gsa bench step and comm: an optimizer step on random tokens, and the collectives it uses.
+// gsa bench step: an optimizer step on random tokens.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -127,57 +127,6 @@ BenchResult bench_step(const Config& config, const BenchStepOptions& options, Se
   const int64_t size = gpu ? 8192 : 1024;
   result.add("reference_gemm_tflops", gemm_tflops(stream, session.dtype, size, size, size));
   result.add("copy_tb_s", copy_tb_s(stream));
-  return result;
-}
-
-BenchResult bench_comm(const Config& config, Session& session) {
-  BenchResult result;
-  describe_machine(session, result);
-  ParameterStore parameters(session.device, session.dtype, session.communicator->size());
-  const LanguageModel model(config.model, parameters);
-  parameters.allocate(ParameterStore::Memory::real);
-  Stream stream(session.device);
-  Communicator& ranks = *session.communicator;
-  const OpenMemory open(ranks, parameters.all_weights(),
-                        ShardedAdamW::largest_part_bytes(parameters, ranks.size()));
-  const auto own = [&](const Tensor& bucket) {
-    const int64_t part = bucket.count() / ranks.size();
-    return bucket.rows(part * ranks.rank(), part * (ranks.rank() + 1));
-  };
-  const auto timed = [&](const std::function<void()>& work) {
-    constexpr int runs = 5;
-    work();
-    stream.synchronize();
-    ranks.barrier();
-    const auto begin = std::chrono::steady_clock::now();
-    for (int i = 0; i < runs; ++i) {
-      work();
-    }
-    stream.synchronize();
-    ranks.barrier();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() * 1e3 /
-           runs;
-  };
-  const double scatter = timed([&] {
-    for (int bucket = 0; bucket < parameters.buckets(); ++bucket) {
-      const Tensor gradients = parameters.bucket_gradients(bucket);
-      ranks.reduce_scatter(stream, gradients, own(gradients));
-    }
-  });
-  const double gather = timed([&] {
-    for (int bucket = 0; bucket < parameters.buckets(); ++bucket) {
-      const Tensor weights = parameters.bucket_weights(bucket);
-      ranks.all_gather(stream, own(weights), weights);
-    }
-  });
-  const Tensor gradients = parameters.all_gradients();
-  const Tensor weights = parameters.all_weights();
-  const double share = 1.0 - 1.0 / ranks.size();
-  result.add("gradient_gib", double(gradients.bytes()) / bytes_per_gib);
-  result.add("reduce_scatter_ms", scatter);
-  result.add("all_gather_ms", gather);
-  result.add("reduce_scatter_bus_gb_s", share * double(gradients.bytes()) / scatter / 1e6);
-  result.add("all_gather_bus_gb_s", share * double(weights.bytes()) / gather / 1e6);
   return result;
 }
 

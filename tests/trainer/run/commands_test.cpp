@@ -98,6 +98,8 @@ TEST_F(Commands, BenchWritesJson) {
   expect("bench checkpoint tiny.yaml --directory here --json checkpoint.json",
          {"stall_seconds", "write_gib_s", "plain_write_gib_s", "slowed_percent"});
   EXPECT_TRUE(std::filesystem::is_empty(place_->path() / "here"));
+  expect("bench comm tiny.yaml --json comm.json",
+         {"reduce_scatter_ms", "products_ms", "products_beside_reduce_scatter_ms"});
   expect("bench op --device cpu --length 64 --json op.json", {"forward_ms", "backward_ms"});
   expect("bench generate tiny.yaml --batch 2 --prompt 5 --tokens 3 --json generate.json",
          {"tokens_per_second", "first_token_ms", "floor_ms"});
