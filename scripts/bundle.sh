@@ -12,7 +12,8 @@ build=$1
 folder=$2
 mkdir -p "$folder/lib"
 programs=("$build/bin/gsa")
-for test in kernels_cuda_test model_golden_test model_generator_test nccl_test peer_copies_test; do
+for test in kernels_cuda_test model_golden_test model_generator_test nccl_test peer_copies_test \
+  sharded_adamw_cuda_test; do
   found=$(find "$build" -name "$test" -type f | head -n 1)
   [ -z "$found" ] || programs+=("$found")
 done

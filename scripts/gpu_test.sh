@@ -205,11 +205,13 @@ kernel_tests() {
   return "$code"
 }
 
-# Collectives as copies; the ranks share the GPUs that there are.
+# Collectives as copies, and the optimizer over them; the ranks share the GPUs that there are.
 peer_copies() {
-  local ranks
+  local ranks test
   for ranks in 2 3 4 8; do
-    mpirun --oversubscribe --bind-to none -n "$ranks" "$(find_test peer_copies_test)" --gtest_brief=1 || return 1
+    for test in peer_copies_test sharded_adamw_cuda_test; do
+      mpirun --oversubscribe --bind-to none -n "$ranks" "$(find_test "$test")" --gtest_brief=1 || return 1
+    done
   done
 }
 

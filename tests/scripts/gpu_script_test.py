@@ -88,7 +88,7 @@ class GpuTest(unittest.TestCase):
         passing = "#!/bin/bash\n"
         for name, text in {"gsa": GSA, "kernels_cuda_test": KERNELS, "model_golden_test": passing,
                            "model_generator_test": passing, "nccl_test": passing,
-                           "peer_copies_test": passing}.items():
+                           "peer_copies_test": passing, "sharded_adamw_cuda_test": passing}.items():
             self.program("bundle", name, text)
         (self.folder / "figures.json").write_text(json.dumps(FIGURES))
         (self.folder / "played").write_text("")
