@@ -120,10 +120,10 @@ same_bits_elsewhere() {
     python3 scripts/compare_runs.py "$work/runs/first" "$work/runs/moved"
 }
 
-same_curve() { # RANKS: bfloat16 rounding in other orders of summation, over 100 steps
-  train "$1" "gpus-$1" && train "$1" "gpus-$1-again" &&
-    python3 scripts/compare_runs.py "$work/runs/gpus-$1" "$work/runs/gpus-$1-again" &&
-    python3 scripts/compare_runs.py --curve 0.02 "$work/runs/first" "$work/runs/gpus-$1"
+same_curve() { # RANKS NAME: bfloat16 rounding in other orders of summation, over 100 steps
+  train "$1" "$2" && train "$1" "$2-again" &&
+    python3 scripts/compare_runs.py "$work/runs/$2" "$work/runs/$2-again" &&
+    python3 scripts/compare_runs.py --curve 0.02 "$work/runs/first" "$work/runs/$2"
 }
 
 # A run of two ranks goes on with one, and with two again: the same data, the same curve.
@@ -310,12 +310,14 @@ if wanted runs; then
   for ranks in 2 4; do
     [[ $ranks -le $gpus ]] || continue
     check "collectives on $ranks GPUs" mpirun --bind-to none -n "$ranks" "$(find_test nccl_test)" --gtest_brief=1
-    check "$ranks GPUs" same_curve "$ranks"
+    check "$ranks GPUs" same_curve "$ranks" "gpus-$ranks"
+    GSA_PEER_COPIES=on check "$ranks GPUs, by copies" same_curve "$ranks" "copies-$ranks"
   done
   if [[ $gpus -ge 2 ]]; then
     check "resumed at other numbers of GPUs" same_curve_at_other_numbers
     check "a rank is killed" lost_rank KILL
     check "a rank is stopped" lost_rank STOP
+    GSA_PEER_COPIES=on check "a rank is stopped, by copies" lost_rank STOP
   fi
   check "CPU and GPU curves" cpu_and_gpu
 fi
@@ -355,9 +357,15 @@ fi
 if wanted comm; then
   for ranks in 2 4; do
     [[ $ranks -le $gpus ]] || continue
-    bench_step "1.3b-x$ranks" "$ranks" configs/gsa-1.3b.yaml
-    check "bench comm x$ranks" mpirun --oversubscribe --bind-to none -n "$ranks" "$gsa" bench comm \
-      configs/gsa-1.3b.yaml --json "$out/comm-x$ranks.json"
+    for copies in off on; do
+      name=x$ranks
+      [[ $copies == off ]] || name+=-copies
+      export GSA_PEER_COPIES=$copies
+      bench_step "1.3b-$name" "$ranks" configs/gsa-1.3b.yaml
+      check "bench comm $name" mpirun --oversubscribe --bind-to none -n "$ranks" "$gsa" bench comm \
+        configs/gsa-1.3b.yaml --json "$out/comm-$name.json"
+    done
+    unset GSA_PEER_COPIES
   done
 fi
 python3 scripts/gpu_report.py "$out" | tee "$out/report.md"

@@ -112,14 +112,8 @@ class Timeline {
   double communication_ = 0;
 };
 
-// What a rank takes beside its plan; on one node also what arrives of others' gradients
-// (OpenMemory).
-double overhead_bytes(const Machine& machine, const StepWork& work, int gpus) {
-  const double largest =
-      *std::max_element(work.bucket_elements.begin(), work.bucket_elements.end());
-  const double arriving =
-      nodes_of(machine, gpus) == 1 ? work.gradient_bytes * largest * (gpus - 1) / gpus : 0;
-  return (machine.memory.overhead + (gpus > 1 ? machine.memory.communication : 0)) * gib + arriving;
+double overhead_bytes(const Machine& machine, int gpus) {
+  return (machine.memory.overhead + (gpus > 1 ? machine.memory.communication : 0)) * gib;
 }
 
 }  // namespace
@@ -222,7 +216,7 @@ std::vector<ScalingRow> predict_scaling(const Config& config, const Machine& mac
     const RunPlan plan = plan_run(adapted, device, dtype, count);
     row.batch = plan.batch;
     row.memory = plan.memory;
-    row.memory_bytes = double(plan.memory.total()) + overhead_bytes(machine, work, count);
+    row.memory_bytes = double(plan.memory.total()) + overhead_bytes(machine, count);
     row.fits = row.memory_bytes <= machine.memory.gpu * gib;
     row.step = predict_step(machine, work, count, row.batch.accumulation);
     row.tokens_per_second = double(row.batch.tokens_per_step) / row.step.total();
@@ -234,8 +228,7 @@ std::vector<ScalingRow> predict_scaling(const Config& config, const Machine& mac
 
 double most_parameters(const Machine& machine, const StepWork& work, double activation_bytes,
                        int gpus) {
-  const double room =
-      machine.memory.gpu * gib - overhead_bytes(machine, work, gpus) - activation_bytes;
+  const double room = machine.memory.gpu * gib - overhead_bytes(machine, gpus) - activation_bytes;
   const double each = work.weight_bytes + work.gradient_bytes + work.state_bytes / gpus;
   return std::max(0.0, room / each);
 }

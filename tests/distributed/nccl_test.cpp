@@ -46,6 +46,14 @@ class NcclTest : public ::testing::Test {
     return output;
   }
 
+  static std::unique_ptr<Communicator> copying_ranks(
+      double timeout_seconds = testing::test_timeout_seconds) {
+    setenv("GSA_PEER_COPIES", "on", /*overwrite=*/1);
+    auto ranks = make_communicator(mpi(), Device::cuda, timeout_seconds);
+    unsetenv("GSA_PEER_COPIES");
+    return ranks;
+  }
+
   std::unique_ptr<Communicator> ranks_;
 };
 
@@ -80,6 +88,7 @@ TEST_F(NcclTest, AllGatherKeepsTheOrderOfRanksInPlace) {
 
 // With open memory the same collectives are copies, where the ranks can reach each other.
 TEST_F(NcclTest, CopiesGiveTheSumInTheOrderOfRanksAndGatherTheSame) {
+  ranks_ = copying_ranks();
   Stream stream(Device::cuda);
   Stream other(Device::cuda);
   const int rank = ranks_->rank();
@@ -118,16 +127,11 @@ TEST_F(NcclTest, CopiesGiveTheSumInTheOrderOfRanksAndGatherTheSame) {
   }
 }
 
-TEST_F(NcclTest, RanksOfOneHostCopyUnlessTheyAreToldNotTo) {
-  EXPECT_EQ(ranks_->copies_memory(), ranks_->size() > 1) << ranks_->transport();
-  if (ranks_->size() > 1) {
-    ranks_.reset();
-    setenv("GSA_PEER_COPIES", "off", /*overwrite=*/1);
-    ranks_ = make_communicator(mpi(), Device::cuda, testing::test_timeout_seconds);
-    unsetenv("GSA_PEER_COPIES");
-    EXPECT_FALSE(ranks_->copies_memory());
-    EXPECT_NE(ranks_->transport().find("GSA_PEER_COPIES=off"), std::string::npos);
-  }
+TEST_F(NcclTest, RanksCopyWhereTheyAreAskedTo) {
+  EXPECT_FALSE(ranks_->copies_memory());
+  EXPECT_EQ(ranks_->transport(), ranks_->size() > 1 ? "NCCL" : "none: one rank");
+  const auto copying = copying_ranks();
+  EXPECT_EQ(copying->copies_memory(), copying->size() > 1) << copying->transport();
 }
 
 TEST_F(NcclTest, AllReduceGivesEveryRankTheSameBits) {
@@ -185,12 +189,12 @@ TEST_F(NcclTest, ARankThatNeverComesIsNamedByTheOthers) {
 
 // The same where the device waits for another rank's copies.
 TEST_F(NcclTest, ARankThatDoesNotCopyIsNamedByTheOthers) {
-  if (!ranks_->copies_memory()) {
-    GTEST_SKIP() << ranks_->transport();
-  }
   const auto host_ranks = testing::all_ranks();
   constexpr double patience_seconds = 3;
-  const auto ranks = make_communicator(mpi(), Device::cuda, patience_seconds);
+  const auto ranks = copying_ranks(patience_seconds);
+  if (!ranks->copies_memory()) {
+    GTEST_SKIP() << ranks->transport();
+  }
   const int absent = ranks->size() - 1;
   Stream stream(Device::cuda);
   const int64_t all = count * ranks->size();

@@ -70,16 +70,12 @@ std::map<std::string, double> phases(StepBench& bench, double step_ms) {
   return sums;
 }
 
-// Bytes of weights, gradients, the optimizer's state and what arrives of other ranks' gradients.
-size_t plan_buffers(Config config, const ParameterStore& parameters, const Session& session) {
+// Bytes of weights, gradients and the optimizer's state.
+size_t plan_buffers(Config config, const Session& session) {
   config.train.batch_tokens = 0;
-  const int ranks = session.communicator->size();
-  const MemoryPlan memory = plan_run(config, session.device, session.dtype, ranks).memory;
-  const size_t arriving =
-      session.communicator->copies_memory()
-          ? OpenMemory::arriving_bytes(ShardedAdamW::largest_part_bytes(parameters, ranks), ranks)
-          : 0;
-  return memory.total() - memory.activations + arriving;
+  const MemoryPlan memory =
+      plan_run(config, session.device, session.dtype, session.communicator->size()).memory;
+  return memory.total() - memory.activations;
 }
 
 }  // namespace
@@ -106,7 +102,7 @@ BenchResult bench_step(const Config& config, const BenchStepOptions& options, Se
   const size_t gradients = parameters.gradients_in_arena() ? parameters.gradient_tail(0) : 0;
   result.add("arena_gib",  // beside gradients, wherever they lie
              double(bench.engine().tape().capacity() - gradients) / bytes_per_gib);
-  result.add("buffers_gib", double(plan_buffers(config, parameters, session)) / bytes_per_gib);
+  result.add("buffers_gib", double(plan_buffers(config, session)) / bytes_per_gib);
   if (session.device == Device::cuda) {
     result.add("memory_gib", double(device.memory_bytes) / bytes_per_gib);
     result.add("peak_memory_gib", double(device.memory_bytes - device.free_bytes) / bytes_per_gib);

@@ -44,7 +44,7 @@ const std::vector<Number>& numbers() {
       {"memory", "gpu_gib", "of one GPU", above, [](M& m) -> double& { return m.memory.gpu; }},
       {"memory", "overhead_gib", "of a rank beside its plan: context, libraries", zero,
        [](M& m) -> double& { return m.memory.overhead; }},
-      {"memory", "communication_gib", "and with other ranks: NCCL's buffers", zero,
+      {"memory", "communication_gib", "and with other ranks: buffers of collectives", zero,
        [](M& m) -> double& { return m.memory.communication; }},
       {"rates", "products_tflops", "matrix products, and SwiGLU", above,
        [](M& m) -> double& { return m.rates.products; }},

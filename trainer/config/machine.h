@@ -17,7 +17,7 @@ struct Machine {
   struct Memory {              // GiB
     double gpu = 0;            // of one GPU
     double overhead = 0;       // what a rank takes beside its plan: context, libraries
-    double communication = 0;  // and with other ranks: NCCL's buffers
+    double communication = 0;  // and with other ranks: buffers of collectives
   } memory;
 
   // What a GPU does in a second of each phase of a step, at training sizes. Elements are those of

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -70,7 +71,9 @@ class NcclCommunicator final : public Communicator {
       give_up();
       throw;
     }
-    copies_ = PeerCopies::connect(group_, why_not_copies_);
+    if (all_ask_for_copies()) {
+      copies_ = PeerCopies::connect(group_, why_not_copies_);
+    }
     watchdog_.emplace(comm_, rank(), local_rank(), timeout_, [this] { stop_waiting(); });
   }
 
@@ -148,8 +151,11 @@ class NcclCommunicator final : public Communicator {
   }
 
   std::string transport() const override {
-    return copies_ ? "copies between GPUs, NCCL for sums of scalars"
-                   : "NCCL (no copies between GPUs: " + why_not_copies_ + ")";
+    if (copies_) {
+      return "copies between GPUs, NCCL for sums of scalars";
+    }
+    return why_not_copies_.empty() ? "NCCL"
+                                   : "NCCL (no copies between GPUs: " + why_not_copies_ + ")";
   }
   bool copies_memory() const override { return copies_ != nullptr; }
   void open_memory(const Tensor& gathered, const Tensor& arriving) override {
@@ -219,6 +225,13 @@ class NcclCommunicator final : public Communicator {
     return text;
   }
 
+  bool all_ask_for_copies() {
+    const char* choice = std::getenv("GSA_PEER_COPIES");
+    const std::string asked = choice != nullptr && std::strcmp(choice, "on") == 0 ? "on" : "off";
+    const std::vector<std::string> all = group_.all_gather_text(asked);
+    return std::count(all.begin(), all.end(), "on") == size();
+  }
+
   // Rank 0's invitation, on every rank. Throws on every rank if it could not be made.
   ncclUniqueId agree_on_id() {
     ncclUniqueId id{};
@@ -283,8 +296,8 @@ class NcclCommunicator final : public Communicator {
   MpiGroup group_;
   std::chrono::duration<double> timeout_;
   ncclComm_t comm_ = nullptr;
-  std::unique_ptr<PeerCopies> copies_;  // or absent:
-  std::string why_not_copies_;
+  std::unique_ptr<PeerCopies> copies_;  // or absent
+  std::string why_not_copies_;          // where they were asked for
   std::optional<NcclWatchdog> watchdog_;
 };
 

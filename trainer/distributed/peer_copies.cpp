@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 
 #include "kernels/optimizer.h"
@@ -19,16 +18,8 @@ constexpr std::chrono::milliseconds between_releases{20};
 constexpr int64_t trial_count = int64_t{1} << 20;  // a rank, bytes
 constexpr std::chrono::seconds trial_patience{10};
 
-bool is_switched_off() {
-  const char* choice = std::getenv("GSA_PEER_COPIES");
-  return choice != nullptr && std::strcmp(choice, "off") == 0;
-}
-
 // Empty if this rank's GPU can write to the memory of all others.
 std::string complaint(const MpiGroup& group) {
-  if (is_switched_off()) {
-    return "GSA_PEER_COPIES=off";
-  }
   if (group.local_size() != group.size()) {
     return "the ranks are on several hosts";
   }
