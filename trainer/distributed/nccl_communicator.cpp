@@ -71,9 +71,7 @@ class NcclCommunicator final : public Communicator {
       give_up();
       throw;
     }
-    if (all_ask_for_copies()) {
-      copies_ = PeerCopies::connect(group_, why_not_copies_);
-    }
+    connect_copies();
     watchdog_.emplace(comm_, rank(), local_rank(), timeout_, [this] { stop_waiting(); });
   }
 
@@ -225,11 +223,17 @@ class NcclCommunicator final : public Communicator {
     return text;
   }
 
-  bool all_ask_for_copies() {
+  // Where all ranks ask for them.
+  void connect_copies() {
     const char* choice = std::getenv("GSA_PEER_COPIES");
-    const std::string asked = choice != nullptr && std::strcmp(choice, "on") == 0 ? "on" : "off";
-    const std::vector<std::string> all = group_.all_gather_text(asked);
-    return std::count(all.begin(), all.end(), "on") == size();
+    const std::string own = choice != nullptr && std::strcmp(choice, "on") == 0 ? "on" : "off";
+    const std::vector<std::string> all = group_.all_gather_text(own);
+    const auto asking = std::count(all.begin(), all.end(), "on");
+    if (asking == size()) {
+      copies_ = PeerCopies::connect(group_, why_not_copies_);
+    } else if (asking > 0) {
+      why_not_copies_ = "not all ranks have GSA_PEER_COPIES=on";
+    }
   }
 
   // Rank 0's invitation, on every rank. Throws on every rank if it could not be made.

@@ -152,7 +152,11 @@ void PeerCopies::open(MpiGroup& group, const Tensor& gathered, const Tensor& arr
   } catch (const CommunicationError& failure) {
     error = error.empty() ? failure.what() : error;
   }
-  require_all_well(group.all_gather_text(error));
+  const std::vector<std::string> errors = group.all_gather_text(error);
+  if (std::any_of(errors.begin(), errors.end(), [](const auto& text) { return !text.empty(); })) {
+    close(group);
+  }
+  require_all_well(errors);
 }
 
 void PeerCopies::open_peers(const std::vector<std::string>& handles) {
