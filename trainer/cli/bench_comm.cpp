@@ -25,7 +25,7 @@ class CommBench {
         parameters_(session.device, session.dtype, ranks_.size()),
         model_(config.model, parameters_),
         compute_(session.device),
-        communication_(session.device, Priority::high),
+        communication_(session.device, ranks_.priority()),
         done_(session.device),
         scratch_(session.device, size_t{64} << 20) {
     parameters_.allocate(ParameterStore::Memory::real);

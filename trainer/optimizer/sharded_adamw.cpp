@@ -33,7 +33,7 @@ ShardedAdamW::ShardedAdamW(const OptimizerConfig& config, ParameterStore& parame
       open_(communicator, parameters.all_weights(),
             largest_part_bytes(parameters, communicator.size())),
       compute_(compute),
-      communication_(parameters.device(), Priority::high),
+      communication_(parameters.device(), communicator.priority()),
       copies_(parameters.device()),
       dtype_(parameters.gradient_dtype()),
       splits_(parameters.compute_dtype() == DType::bfloat16),
