@@ -57,6 +57,10 @@ Tensor host_tensor(std::vector<float>& values) {
   return {values.data(), DType::float32, Device::cpu, {static_cast<int64_t>(values.size())}};
 }
 
+bool gpus_are_apart(const std::string& reason) {
+  return reason.find("cannot reach the memory of GPU") != std::string::npos;
+}
+
 std::unique_ptr<Communicator> all_ranks(double timeout_seconds) {
   return make_communicator(mpi(), Device::cpu, timeout_seconds);
 }

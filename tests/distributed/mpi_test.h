@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "trainer/distributed/communicator.h"
@@ -21,6 +22,9 @@ std::vector<float> contribution(int rank, int64_t elements, int round = 0);
 // The sum of all ranks' contributions, in the order of ranks.
 std::vector<float> sum_of_contributions(int ranks, int64_t elements, int round = 0);
 Tensor host_tensor(std::vector<float>& values);
+
+// Whether this, of PeerCopies, means GPUs that lack a link; every rank has the same reason.
+bool gpus_are_apart(const std::string& reason);
 
 // All ranks, on the host; collective.
 std::unique_ptr<Communicator> all_ranks(double timeout_seconds = test_timeout_seconds);

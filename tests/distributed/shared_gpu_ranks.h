@@ -7,8 +7,9 @@
 
 namespace gsa::testing {
 
-// Collective; makes the rank's GPU the calling thread's. Memory that is open is reduced and
-// gathered by PeerCopies, and nothing else can be; all_reduce goes through the host.
+// Collective; throws CommunicationError where ranks cannot copy. Makes the rank's GPU the calling
+// thread's. Memory that is open is reduced and gathered by PeerCopies, and nothing else can be;
+// all_reduce goes through the host.
 std::unique_ptr<Communicator> shared_gpu_ranks();
 
 }  // namespace gsa::testing

@@ -53,8 +53,7 @@ class Communicator {
   virtual std::string transport() const = 0;
   // Whether ranks can copy to each other's memory, once it is open.
   virtual bool copies_memory() const { return false; }
-  // Of a stream for collectives. The sums behind copies are short and are to begin at once; with
-  // NCCL's kernels it makes no difference.
+  // Of a stream for collectives: the sums behind copies are short and are to begin at once.
   Priority priority() const { return copies_memory() ? Priority::high : Priority::normal; }
   // Collective: until `close_memory` other ranks may write to these tensors, which begin a Buffer
   // and have one size on all ranks. Where `copies_memory`, an all_gather into `gathered` and a

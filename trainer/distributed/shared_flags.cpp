@@ -1,6 +1,5 @@
 #include "trainer/distributed/shared_flags.h"
 
-#include <cuda.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -79,8 +78,8 @@ SharedFlags::SharedFlags(MpiGroup& group, int each)
   }
   attempt([&] {
     if (error.empty()) {
-      write_ = driver_function<Access>("cuStreamWriteValue32");
-      wait_ = driver_function<Access>("cuStreamWaitValue32");
+      write_ = driver_function<decltype(write_)>("cuStreamWriteValue32");
+      wait_ = driver_function<decltype(wait_)>("cuStreamWaitValue32");
     }
   });
   const std::vector<std::string> errors = group.all_gather_text(error);
@@ -122,17 +121,14 @@ void SharedFlags::Unmap::operator()(std::byte* memory) const {
 }
 
 void SharedFlags::write(cudaStream_t stream, int reader, int kind, uint32_t value) const {
-  const auto address =
-      reinterpret_cast<unsigned long long>(on_device_ + place(reader, rank_, kind));
-  check_driver(CUresult(write_(stream, address, value, CU_STREAM_WRITE_VALUE_DEFAULT)),
+  const auto address = reinterpret_cast<CUdeviceptr>(on_device_ + place(reader, rank_, kind));
+  check_driver(write_(stream, address, value, CU_STREAM_WRITE_VALUE_DEFAULT),
                "cuStreamWriteValue32");
 }
 
 void SharedFlags::wait(cudaStream_t stream, int writer, int kind, uint32_t value) const {
-  const auto address =
-      reinterpret_cast<unsigned long long>(on_device_ + place(rank_, writer, kind));
-  check_driver(CUresult(wait_(stream, address, value, CU_STREAM_WAIT_VALUE_GEQ)),
-               "cuStreamWaitValue32");
+  const auto address = reinterpret_cast<CUdeviceptr>(on_device_ + place(rank_, writer, kind));
+  check_driver(wait_(stream, address, value, CU_STREAM_WAIT_VALUE_GEQ), "cuStreamWaitValue32");
 }
 
 void SharedFlags::release(uint32_t value) const {

@@ -2,6 +2,7 @@
 // order of a stream. For this folder only.
 #pragma once
 
+#include <cudaTypedefs.h>
 #include <cuda_runtime_api.h>
 
 #include <atomic>
@@ -29,9 +30,6 @@ class SharedFlags {
   // From the host: whatever this rank's GPU waits for now has come.
   void release(uint32_t value) const;
 
-  // What the driver's functions are called by.
-  using Access = int (*)(cudaStream_t, unsigned long long, uint32_t, unsigned);
-
  private:
   using Flag = std::atomic<uint32_t>;
   static constexpr size_t flag_bytes = 64;  // none shares a line with another
@@ -53,8 +51,8 @@ class SharedFlags {
   size_t bytes_;
   std::unique_ptr<std::byte, Unmap> memory_;
   std::byte* on_device_ = nullptr;
-  Access write_ = nullptr;
-  Access wait_ = nullptr;
+  PFN_cuStreamWriteValue32_v11070 write_ = nullptr;
+  PFN_cuStreamWaitValue32_v11070 wait_ = nullptr;
 };
 
 // Throws CommunicationError "WHAT: CUDA's text" unless `status` is cudaSuccess.

@@ -97,7 +97,7 @@ class ShardedAdamW {
   OptimizerConfig config_;
   ParameterStore& parameters_;
   Communicator& communicator_;
-  OpenMemory open_;  // to whom gathers weights, and sums gradients
+  OpenMemory open_;  // the weights, to the other ranks
   Stream& compute_;
   Stream communication_;
   Stream copies_;
